@@ -1,0 +1,24 @@
+//! Turns what nginx was configured with into cfgs named after the capability.
+
+use std::env;
+
+/// nginx's own feature macros that the code asks for, as `nginx-sys` reports them.
+const CAPABILITIES: [(&str, &str); 1] = [("http_ssl", "nginx_http_ssl")];
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    for (_, cfg) in CAPABILITIES {
+        println!("cargo::rustc-check-cfg=cfg({cfg})");
+    }
+    if env::var_os("CARGO_FEATURE_NGINX").is_none() {
+        return;
+    }
+    let features = env::var("DEP_NGINX_FEATURES").unwrap_or_default();
+    for (feature, cfg) in CAPABILITIES {
+        if features.split(',').any(|f| f.trim() == feature) {
+            println!("cargo::rustc-cfg={cfg}");
+        }
+    }
+    // A worker's exit closes the module while its watcher threads still run: the code must stay.
+    println!("cargo::rustc-link-arg-cdylib=-Wl,-z,nodelete");
+}

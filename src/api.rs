@@ -1,0 +1,5 @@
+//! What is answered to requests about upstreams.
+
+#[cfg(feature = "nginx")]
+pub mod handler;
+pub mod show;

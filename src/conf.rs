@@ -1,0 +1,16 @@
+//! Directives to settings.
+
+pub mod upsync;
+
+#[cfg(feature = "nginx")]
+pub mod balancer;
+#[cfg(feature = "nginx")]
+pub mod directives;
+#[cfg(feature = "nginx")]
+pub mod dump;
+#[cfg(feature = "nginx")]
+pub mod initial;
+#[cfg(feature = "nginx")]
+pub mod settings;
+#[cfg(feature = "nginx")]
+pub mod shared;

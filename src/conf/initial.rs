@@ -1,0 +1,125 @@
+//! The list that an upstream has before its source has spoken.
+
+use std::fs;
+use std::time::Duration;
+
+use nginx_sys::{
+    NGX_LOG_WARN, ngx_cycle, ngx_http_upstream_server_t, ngx_http_upstream_srv_conf_t,
+};
+use thiserror::Error;
+
+use super::directives::is_placeholder;
+use super::settings::{Main, Synced};
+use crate::grammar::server;
+use crate::model::{Endpoint, List, Parameters, Peer};
+use crate::ngx::cycle;
+use crate::shm::directory::Origin;
+use crate::source::{self, Settings};
+
+/// The longest that nginx's start waits for a source it cannot do without.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A dump file larger than this is no dump file.
+const DUMP_MAX: u64 = 64 * 1024 * 1024;
+
+/// Why nginx does not start.
+#[derive(Debug, Error)]
+#[error("{cause}, and \"upsync\" has strong_dependency=on")]
+pub struct InitialError {
+    cause: String,
+}
+
+/// What the watcher of an upstream has to know.
+pub fn watcher_settings(main: &Main, synced: &Synced<'_>) -> Settings {
+    let upsync = synced.upsync;
+    Settings {
+        upstream: synced.name(),
+        consul: upsync.consul.clone(),
+        query: upsync.query.clone(),
+        interval: upsync.interval,
+        timeout: upsync.timeout,
+        max_body: synced.server.max_body(main),
+        allow_empty: upsync.allow_empty,
+    }
+}
+
+/// The source's own list where nginx is not to start without it, else the dump file's, else that
+/// of the `server` lines.
+pub fn list(
+    main: &Main,
+    synced: &Synced<'_>,
+    may_fetch: bool,
+) -> Result<(List, Origin), InitialError> {
+    if may_fetch && synced.upsync.strong_dependency && cycle::is_start() && !cycle::is_test() {
+        let settings = watcher_settings(main, synced);
+        let timeout = START_TIMEOUT.min(settings.timeout);
+        let list = source::fetch_once(&settings, timeout)
+            .map_err(|error| InitialError { cause: error.to_string() })?;
+        if !list.is_empty() || synced.upsync.allow_empty {
+            return Ok((list, Origin::Source));
+        }
+    }
+    let dumped = synced.server.dump_path.get().and_then(|path| dumped(synced, path));
+    Ok((dumped.unwrap_or_else(|| configured(synced.nginx)), Origin::Config))
+}
+
+fn warn(message: std::fmt::Arguments<'_>) {
+    // SAFETY: while a configuration is read there is a cycle with a log: the one before it.
+    let log = unsafe { (*ngx_cycle).log };
+    ngx::ngx_log_error!(NGX_LOG_WARN, log, "upsync: {message}");
+}
+
+/// The servers of a dump file, if it is there and has any.
+fn dumped(synced: &Synced<'_>, path: &str) -> Option<List> {
+    let text = match fs::metadata(path) {
+        Ok(file) if file.len() > DUMP_MAX || !file.is_file() => {
+            warn(format_args!(
+                "upstream \"{}\": \"{path}\" is no dump file, skipped",
+                synced.name()
+            ));
+            return None;
+        }
+        _ => fs::read(path).ok()?,
+    };
+    let (list, complaints) = server::parse(&text);
+    for complaint in complaints.iter().take(10) {
+        warn(format_args!("upstream \"{}\": \"{path}\", {complaint}, skipped", synced.name()));
+    }
+    if complaints.len() > 10 {
+        let more = complaints.len() - 10;
+        warn(format_args!(
+            "upstream \"{}\": \"{path}\", {more} more mistakes, skipped",
+            synced.name()
+        ));
+    }
+    (!list.is_empty()).then_some(list)
+}
+
+/// The servers that an upstream of nginx.conf has by its `server` lines.
+pub fn configured(upstream: &ngx_http_upstream_srv_conf_t) -> List {
+    // SAFETY: the array, if there is one, is of servers, and lives as the upstream does.
+    let servers: &[ngx_http_upstream_server_t] =
+        unsafe { upstream.servers.as_ref().map_or(&[], |servers| servers.as_slice()) };
+    List::new(servers.iter().filter(|server| !is_placeholder(server)).flat_map(peers))
+}
+
+fn peers(server: &ngx_http_upstream_server_t) -> Vec<Peer> {
+    if server.addrs.is_null() {
+        return Vec::new();
+    }
+    let parameters = Parameters {
+        weight: server.weight as u32,
+        max_fails: server.max_fails as u32,
+        fail_timeout: server.fail_timeout as u32,
+        max_conns: server.max_conns as u32,
+        down: server.down != 0,
+        backup: server.backup() != 0,
+    };
+    // SAFETY: nginx has resolved the name to so many addresses.
+    let addresses = unsafe { std::slice::from_raw_parts(server.addrs, server.naddrs) };
+    let peer = |name: &str| match Endpoint::parse(name, None) {
+        Ok(Endpoint::Address(address)) => Some(Peer { address, parameters }),
+        _ => None,
+    };
+    addresses.iter().filter_map(|address| peer(address.name.to_str().ok()?)).collect()
+}

@@ -1,0 +1,167 @@
+//! The zone of a configuration: made, or taken over from the one before.
+
+use std::ffi::c_void;
+use std::ptr::{self, NonNull};
+
+use nginx_sys::{
+    NGX_ERROR, NGX_LOG_EMERG, NGX_LOG_ERR, NGX_LOG_NOTICE, NGX_OK, ngx_conf_t, ngx_cycle,
+    ngx_cycle_t, ngx_int_t, ngx_list_part_t, ngx_log_t, ngx_shared_memory_add, ngx_shm_zone_t,
+    ngx_str_t,
+};
+use thiserror::Error;
+
+use super::initial::{self, InitialError};
+use super::settings::{Main, Synced};
+use crate::module::ngx_http_upsync_module;
+use crate::ngx::boundary::guarded;
+use crate::shm::directory::{Origin, Upstream};
+use crate::shm::publish::PublishError;
+use crate::shm::zone::{Full, Zone};
+use crate::upstream::Live;
+
+/// The zone's name, by which a reload finds it again.
+const NAME: &[u8] = b"upsync";
+
+/// Why there is no zone.
+#[derive(Debug, Error)]
+enum ZoneError {
+    #[error("upstream \"{upstream}\": {cause}")]
+    Publish { upstream: String, cause: PublishError },
+    #[error(transparent)]
+    Full(#[from] Full),
+    #[error("upstream \"{upstream}\": {cause}")]
+    Initial { upstream: String, cause: InitialError },
+}
+
+/// Asks nginx for the zone.
+///
+/// # Safety
+///
+/// Called from `init_main_conf` with its argument and the settings being read.
+pub unsafe fn add(cf: *mut ngx_conf_t, main: &Main) -> bool {
+    let mut name = ngx_str_t { len: NAME.len(), data: NAME.as_ptr().cast_mut() };
+    let tag = (&raw mut ngx_http_upsync_module).cast();
+    // SAFETY: nginx copies nothing of the name, which is static.
+    let zone = unsafe { ngx_shared_memory_add(cf, &mut name, main.zone_size(), tag).as_mut() };
+    let Some(zone) = zone else {
+        return false;
+    };
+    zone.init = Some(init);
+    zone.data = ptr::from_ref(main).cast_mut().cast();
+    true
+}
+
+/// nginx has mapped the zone, or found that of the configuration before.
+unsafe extern "C" fn init(zone: *mut ngx_shm_zone_t, last: *mut c_void) -> ngx_int_t {
+    // SAFETY: `add` gave nginx a `Main` as the zone's data, and `shm.addr` is a slab pool.
+    guarded(NGX_ERROR as ngx_int_t, || unsafe {
+        let (main, pool) = (&*(*zone).data.cast::<Main>(), (*zone).shm.addr.cast());
+        let Some(pool) = NonNull::new(pool) else {
+            return NGX_ERROR as ngx_int_t;
+        };
+        let result = match (last.is_null(), Zone::attach(pool)) {
+            (false, Some(zone)) => enter(main, zone),
+            _ => Zone::create(pool)
+                .map_err(ZoneError::from)
+                .and_then(|new| enter_new(main, new, (*zone).shm.log)),
+        };
+        match result {
+            Ok(()) => NGX_OK as ngx_int_t,
+            Err(error) => {
+                ngx::ngx_log_error!(NGX_LOG_EMERG, (*zone).shm.log, "upsync: {error}");
+                NGX_ERROR as ngx_int_t
+            }
+        }
+    })
+}
+
+/// A zone that the configuration before has used goes on: a list that came from a source stays.
+fn enter(main: &Main, zone: Zone) -> Result<(), ZoneError> {
+    main.zone.set(Some(zone));
+    main.cycle.set(zone.cycle() + 1);
+    for synced in main.synced() {
+        let upstream = Upstream::open(zone, synced.nginx.host.as_bytes())?;
+        if upstream.published() == 0 {
+            publish_initial(main, &synced, &upstream, true)?;
+        }
+        let _ = synced.server.live.set(Live::new(upstream));
+    }
+    Ok(())
+}
+
+/// A new zone takes over what the one before it knew, if that was ours and only the size is new.
+fn enter_new(main: &Main, zone: Zone, log: *mut ngx_log_t) -> Result<(), ZoneError> {
+    if let Some(last) = last_zone() {
+        zone.enter_cycle(last.cycle());
+        let mut count = 0;
+        for theirs in Upstream::all(last) {
+            let ours = Upstream::open(zone, theirs.name())?;
+            ours.copy_from(last.cycle(), &theirs).map_err(|cause| ZoneError::Publish {
+                upstream: String::from_utf8_lossy(theirs.name()).into_owned(),
+                cause,
+            })?;
+            count += 1;
+        }
+        ngx::ngx_log_error!(
+            NGX_LOG_NOTICE,
+            log,
+            "upsync: {count} upstreams copied to a zone of a new size"
+        );
+    }
+    enter(main, zone)
+}
+
+/// The zone of the configuration in force while another is being read.
+fn last_zone() -> Option<Zone> {
+    // SAFETY: `ngx_cycle` is the cycle in force; its zones are mapped until the new one replaces
+    // it, and its pools' `data` was set by us if the name and the magic number are ours.
+    unsafe {
+        let mut part: *const ngx_list_part_t =
+            &raw const (*(ngx_cycle as *mut ngx_cycle_t)).shared_memory.part;
+        while let Some(zones) = part.as_ref() {
+            for i in 0..zones.nelts {
+                let zone = &*zones.elts.cast::<ngx_shm_zone_t>().add(i);
+                if zone.shm.name.as_bytes() == NAME {
+                    return NonNull::new(zone.shm.addr.cast()).and_then(|pool| Zone::attach(pool));
+                }
+            }
+            part = zones.next;
+        }
+    }
+    None
+}
+
+fn publish_initial(
+    main: &Main,
+    synced: &Synced<'_>,
+    upstream: &Upstream,
+    may_fetch: bool,
+) -> Result<(), ZoneError> {
+    let (list, origin) = initial::list(main, synced, may_fetch)
+        .map_err(|cause| ZoneError::Initial { upstream: synced.name(), cause })?;
+    if list.is_empty() && origin == Origin::Config {
+        return Ok(());
+    }
+    upstream
+        .publish(main.cycle.get(), &list, origin)
+        .map(|_| ())
+        .map_err(|cause| ZoneError::Publish { upstream: synced.name(), cause })
+}
+
+/// The configuration is in force: older ones write no more. Where no source has spoken yet, the
+/// `server` lines of this configuration replace those of the one before.
+pub fn commit(main: &Main, log: *mut ngx_log_t) {
+    let Some(zone) = main.zone.get() else {
+        return;
+    };
+    zone.enter_cycle(main.cycle.get());
+    for synced in main.synced() {
+        let Some(upstream) = synced.server.live.get().map(Live::upstream) else {
+            continue;
+        };
+        let is_initial = upstream.origin() == Origin::Config && upstream.published() != 0;
+        if is_initial && let Err(error) = publish_initial(main, &synced, upstream, false) {
+            ngx::ngx_log_error!(NGX_LOG_ERR, log, "upsync: {error}");
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! What every other room talks about: addresses, servers and their parameters, lists.
+#![forbid(unsafe_code)]
+
+pub mod address;
+pub mod list;
+pub mod printable;
+
+pub use address::{Address, Endpoint};
+pub use list::{Difference, List, Parameters, Peer};
+pub use printable::Printable;

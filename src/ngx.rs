@@ -1,0 +1,8 @@
+//! Small safe wrappers over what the `ngx` crate lacks.
+
+pub mod boundary;
+pub mod conf;
+pub mod cycle;
+pub mod pool;
+pub mod thread;
+pub mod wake;

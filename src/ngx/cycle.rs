@@ -1,0 +1,56 @@
+//! What process this is, and what nginx is doing with its configuration.
+
+use nginx_sys::{
+    NGX_PROCESS_SIGNALLER, NGX_PROCESS_SINGLE, NGX_PROCESS_WORKER, ngx_core_conf_t,
+    ngx_core_module, ngx_cycle, ngx_cycle_t, ngx_exiting, ngx_process, ngx_quit, ngx_terminate,
+    ngx_test_config, ngx_worker,
+};
+
+/// Whether requests are served here: false in the master and in the cache manager and loader.
+pub fn is_worker() -> bool {
+    // SAFETY: plain integers, written by this thread only.
+    let process = unsafe { ngx_process } as u32;
+    process == NGX_PROCESS_WORKER || process == NGX_PROCESS_SINGLE
+}
+
+/// The number of this worker, from 0.
+pub fn worker() -> u64 {
+    // SAFETY: as above.
+    unsafe { ngx_worker as u64 }
+}
+
+/// Whether this worker is about to end.
+pub fn is_exiting() -> bool {
+    // SAFETY: as above; signal handlers of this thread set some of them.
+    unsafe {
+        ngx_exiting != 0
+            || (&raw const ngx_quit).read_volatile() != 0
+            || (&raw const ngx_terminate).read_volatile() != 0
+    }
+}
+
+/// Whether the configuration is only being tested (`nginx -t`), or read to find a running nginx.
+pub fn is_test() -> bool {
+    // SAFETY: as above.
+    unsafe { ngx_test_config != 0 || ngx_process as u32 == NGX_PROCESS_SIGNALLER }
+}
+
+/// Whether nginx is starting: no configuration is in force yet.
+pub fn is_start() -> bool {
+    // SAFETY: while a configuration is read, `ngx_cycle` is the one before it: at start one with
+    // no `conf_ctx`, which is what nginx's own `ngx_is_init_cycle()` asks.
+    unsafe { ngx_cycle.as_ref().is_none_or(|cycle| cycle.conf_ctx.is_null()) }
+}
+
+/// The user and group that workers run as, if the master gives up its own.
+pub fn worker_owner(cycle: &ngx_cycle_t) -> Option<(u32, u32)> {
+    // SAFETY: asking for one's own effective user always works.
+    if unsafe { libc::geteuid() } != 0 {
+        return None;
+    }
+    // SAFETY: the core module's configuration is at its index in every cycle.
+    let core =
+        unsafe { (*cycle.conf_ctx.add(ngx_core_module.index)).cast::<ngx_core_conf_t>().as_ref()? };
+    let unset = |id: u32| id == u32::MAX;
+    (!unset(core.user) && !unset(core.group)).then_some((core.user, core.group))
+}

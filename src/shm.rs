@@ -1,0 +1,27 @@
+//! The shared memory zone: the lists of all upstreams and the state of their servers.
+//!
+//! This room is the only writer of shared memory. What stands there is plain `#[repr(C)]` data
+//! and atomics, reached by offsets from the zone's start, so it outlives the process that wrote
+//! it and the module that reads it.
+//!
+//! - [`zone`]: the memory itself, its lock, and who may write;
+//! - [`layout`]: what stands at which place;
+//! - [`block`]: one immutable list, as bytes;
+//! - [`slot`]: what changes about one server while lists come and go;
+//! - [`directory`]: upstreams by name;
+//! - [`publish`]: a new list in the place of the old one, safe against a writer killed anywhere;
+//! - [`ledger`]: the connections each worker holds, so that a killed one's are given back.
+
+pub mod block;
+pub mod slot;
+
+#[cfg(feature = "nginx")]
+pub mod directory;
+#[cfg(feature = "nginx")]
+pub mod layout;
+#[cfg(feature = "nginx")]
+pub mod ledger;
+#[cfg(feature = "nginx")]
+pub mod publish;
+#[cfg(feature = "nginx")]
+pub mod zone;

@@ -1,0 +1,257 @@
+//! One immutable list as a run of bytes: records, then the socket addresses and names that they
+//! refer to. It is built outside shared memory and copied there and back as a whole.
+
+use std::net::SocketAddr;
+
+use crate::model::{Address, Endpoint, List, Parameters, Peer};
+
+const DOWN: u32 = 1;
+const BACKUP: u32 = 2;
+
+/// The start of a block.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+struct Head {
+    /// Bytes, with this head; a multiple of 8.
+    size: u64,
+    /// Records.
+    count: u64,
+}
+
+/// One server of a block. Places are bytes from the block's start.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Record {
+    /// Offset of its slot in the zone; 0 as long as it has none.
+    pub slot: u64,
+    /// The slot's generation while this server owns it.
+    pub generation: u32,
+    weight: u32,
+    max_fails: u32,
+    fail_timeout: u32,
+    max_conns: u32,
+    flags: u32,
+    sockaddr: u32,
+    socklen: u32,
+    name: u32,
+    name_len: u32,
+}
+
+impl Record {
+    /// The server's parameters.
+    pub fn parameters(&self) -> Parameters {
+        Parameters {
+            weight: self.weight,
+            max_fails: self.max_fails,
+            fail_timeout: self.fail_timeout,
+            max_conns: self.max_conns,
+            down: self.flags & DOWN != 0,
+            backup: self.flags & BACKUP != 0,
+        }
+    }
+
+    fn new(parameters: &Parameters) -> Self {
+        Self {
+            weight: parameters.weight,
+            max_fails: parameters.max_fails,
+            fail_timeout: parameters.fail_timeout,
+            max_conns: parameters.max_conns,
+            flags: if parameters.down { DOWN } else { 0 }
+                | if parameters.backup { BACKUP } else { 0 },
+            ..Self::default()
+        }
+    }
+}
+
+const HEAD: usize = size_of::<Head>();
+const RECORD: usize = size_of::<Record>();
+
+/// A block in this process's own memory. `u64`s keep it aligned for its records.
+#[derive(Clone, Debug)]
+pub struct Block(Box<[u64]>);
+
+impl Block {
+    /// The block of a list, its slots not yet known.
+    pub fn new(list: &List) -> Self {
+        let mut tail = Vec::with_capacity(list.len() * 40);
+        let start = HEAD + list.len() * RECORD;
+        let mut records: Vec<Record> = Vec::with_capacity(list.len());
+        for peer in list.peers() {
+            let mut record = Record::new(&peer.parameters);
+            (record.sockaddr, record.socklen) = append(start, &mut tail, &sockaddr(&peer.address));
+            let name = peer.address.to_string();
+            (record.name, record.name_len) = append(start, &mut tail, name.as_bytes());
+            records.push(record);
+        }
+        tail.resize(tail.len().next_multiple_of(8), 0);
+        let size = start + tail.len();
+        let mut block = Self(vec![0; size / 8].into_boxed_slice());
+        let bytes = block.bytes_mut();
+        bytes[..8].copy_from_slice(&(size as u64).to_ne_bytes());
+        bytes[8..HEAD].copy_from_slice(&(list.len() as u64).to_ne_bytes());
+        bytes[start..].copy_from_slice(&tail);
+        block.records_mut().copy_from_slice(&records);
+        block
+    }
+
+    /// Copies the block that starts at `from`.
+    ///
+    /// # Safety
+    ///
+    /// `from` is the start of a block that [`Block::new`] made, aligned to 8 bytes, and nobody
+    /// writes it meanwhile.
+    pub unsafe fn copy_of(from: *const u64) -> Self {
+        // SAFETY: by the caller's word a whole block starts here, and its first word is its size.
+        let words = unsafe { std::slice::from_raw_parts(from, *from as usize / 8) };
+        Self(words.into())
+    }
+
+    /// The whole block.
+    pub fn words(&self) -> &[u64] {
+        &self.0
+    }
+
+    /// The servers in the order of the list.
+    pub fn records(&self) -> &[Record] {
+        let count = self.0[1] as usize;
+        debug_assert!(HEAD + count * RECORD <= self.0.len() * 8);
+        // SAFETY: `new` laid out `count` records behind the head, a `Record` is plain integers
+        // without padding that matters, and `u64`s are aligned at least as a `Record` is.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().byte_add(HEAD).cast(), count) }
+    }
+
+    /// The servers, to give them slots.
+    pub fn records_mut(&mut self) -> &mut [Record] {
+        let count = self.0[1] as usize;
+        // SAFETY: as in `records`; the block is borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().byte_add(HEAD).cast(), count) }
+    }
+
+    /// The text of a server's address. It stays where it is as long as the block lives.
+    pub fn name(&self, record: &Record) -> &[u8] {
+        self.part(record.name, record.name_len)
+    }
+
+    /// A server's `struct sockaddr`, aligned to 8 bytes. It stays where it is as the name does.
+    pub fn sockaddr(&self, record: &Record) -> &[u8] {
+        self.part(record.sockaddr, record.socklen)
+    }
+
+    /// The list this block was made from.
+    pub fn list(&self) -> List {
+        List::new(self.records().iter().filter_map(|record| {
+            let name = std::str::from_utf8(self.name(record)).ok()?;
+            match Endpoint::parse(name, None) {
+                Ok(Endpoint::Address(address)) => {
+                    Some(Peer { address, parameters: record.parameters() })
+                }
+                _ => None,
+            }
+        }))
+    }
+
+    fn part(&self, from: u32, len: u32) -> &[u8] {
+        self.bytes().get(from as usize..from as usize + len as usize).unwrap_or_default()
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: any initialised memory may be read as bytes.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() * 8) }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`, and any bytes make a `u64`; the block is borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), self.0.len() * 8) }
+    }
+}
+
+/// Appends at the next multiple of 8 and says where that is in the block. 8 bytes are what a
+/// `struct sockaddr` may want at most.
+fn append(start: usize, tail: &mut Vec<u8>, bytes: &[u8]) -> (u32, u32) {
+    tail.resize(tail.len().next_multiple_of(8), 0);
+    let place = start + tail.len();
+    tail.extend_from_slice(bytes);
+    (place as u32, bytes.len() as u32)
+}
+
+/// A `struct sockaddr` of Linux as `connect()` takes it.
+fn sockaddr(address: &Address) -> Vec<u8> {
+    let family = |family: i32| (family as libc::sa_family_t).to_ne_bytes();
+    match address {
+        Address::Ip(SocketAddr::V4(v4)) => {
+            [&family(libc::AF_INET)[..], &v4.port().to_be_bytes(), &v4.ip().octets(), &[0; 8]]
+                .concat()
+        }
+        Address::Ip(SocketAddr::V6(v6)) => [
+            &family(libc::AF_INET6)[..],
+            &v6.port().to_be_bytes(),
+            &v6.flowinfo().to_ne_bytes(),
+            &v6.ip().octets(),
+            &v6.scope_id().to_ne_bytes(),
+        ]
+        .concat(),
+        Address::Unix(path) => {
+            let mut bytes = [&family(libc::AF_UNIX)[..], path.as_bytes()].concat();
+            bytes.resize(size_of::<libc::sockaddr_un>(), 0);
+            bytes
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(address: &str, parameters: Parameters) -> Peer {
+        match Endpoint::parse(address, None).unwrap() {
+            Endpoint::Address(address) => Peer { address, parameters },
+            Endpoint::Name { .. } => panic!("{address} is a name"),
+        }
+    }
+
+    fn sample() -> List {
+        let odd = Parameters {
+            weight: 65_535,
+            max_fails: 7,
+            fail_timeout: 99,
+            max_conns: 3,
+            down: true,
+            backup: true,
+        };
+        List::new([
+            peer("127.0.0.1:80", Parameters::NGINX),
+            peer("[2001:db8::1]:8080", odd),
+            peer("unix:/run/a.sock", Parameters::CONSUL),
+        ])
+    }
+
+    #[test]
+    fn a_list_comes_back_as_it_was() {
+        assert_eq!(Block::new(&sample()).list(), sample());
+        assert_eq!(Block::new(&List::default()).list(), List::default());
+    }
+
+    #[test]
+    fn a_copy_is_the_same() {
+        let block = Block::new(&sample());
+        // SAFETY: it is a block, and nobody writes it.
+        let copy = unsafe { Block::copy_of(block.words().as_ptr()) };
+        assert_eq!(copy.words(), block.words());
+    }
+
+    #[test]
+    fn socket_addresses_are_those_of_the_system() {
+        let block = Block::new(&sample());
+        let of = |i: usize| block.sockaddr(&block.records()[i]);
+        assert_eq!(of(0).len(), size_of::<libc::sockaddr_in>());
+        assert_eq!(&of(0)[2..8], &[0, 80, 127, 0, 0, 1]);
+        assert_eq!(of(1).len(), size_of::<libc::sockaddr_in6>());
+        assert_eq!(&of(1)[2..4], &8080_u16.to_be_bytes());
+        assert_eq!(of(1)[8..12], [0x20, 0x01, 0x0d, 0xb8]);
+        assert_eq!(of(2).len(), size_of::<libc::sockaddr_un>());
+        assert_eq!(&of(2)[2..14], b"/run/a.sock\0");
+        for record in block.records() {
+            assert_eq!(block.sockaddr(record).as_ptr() as usize % 8, 0);
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What stands where in the zone. Change [`LAYOUT`] with every change here.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
+
+use super::slot::Slot;
+
+/// "upsync" and a NUL: says that a zone is ours.
+pub const MAGIC: u64 = u64::from_le_bytes(*b"upsync\0\0");
+
+/// The layout this module reads and writes.
+pub const LAYOUT: u64 = 1;
+
+/// Lists of entries, chosen by a hash of the name.
+pub const BUCKETS: usize = 256;
+
+/// Slots in a chunk, which is one page of 4 KiB with its head.
+pub const CHUNK_SLOTS: usize = 63;
+
+/// Connections that a page of a ledger notes: one page of 4 KiB with its head.
+pub const LEDGER_CELLS: usize = 511;
+
+/// The start of everything. All offsets count from the zone's start; 0 is none.
+#[repr(C)]
+pub struct Header {
+    /// [`MAGIC`].
+    pub magic: u64,
+    /// [`LAYOUT`].
+    pub layout: u64,
+    /// The configuration cycle in force: writes of an older one are refused.
+    pub cycle: AtomicU64,
+    /// Memory that is allocated and not yet in its place. Not 0 outside the lock only if a
+    /// writer was killed: then the next one makes good.
+    pub pending: AtomicU64,
+    /// The block that `pending` takes the place of.
+    pub retired: AtomicU64,
+    /// The first [`Chunk`].
+    pub chunks: AtomicU64,
+    /// The first free slot.
+    pub free_slot: AtomicU64,
+    /// How many slots are free.
+    pub free_slots: AtomicU64,
+    /// The first [`Ledger`].
+    pub ledgers: AtomicU64,
+    /// The first [`Entry`] of each bucket.
+    pub buckets: [AtomicU64; BUCKETS],
+}
+
+/// One upstream. Entries live as long as the zone: workers keep references to them.
+#[repr(C, align(64))]
+pub struct Entry {
+    /// The next entry of the bucket.
+    pub next: AtomicU64,
+    /// The list in force: its version in the upper 32 bits, and below its block's offset in
+    /// units of 8 bytes. 0 as long as there was none.
+    pub published: AtomicU64,
+    /// Where the list came from: an `Origin`.
+    pub origin: AtomicU32,
+    /// Bytes of the name, which follows the entry.
+    pub name_len: u32,
+    /// Tickets of the rotation of primary servers, apart from what is only read.
+    pub turn: Turn,
+    /// Tickets of the rotation of backup servers.
+    pub backup_turn: Turn,
+}
+
+/// A counter on a cache line of its own.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub struct Turn(pub AtomicU64);
+
+/// A page of slots. Chunks are never given back: their slots are used again.
+#[repr(C, align(64))]
+pub struct Chunk {
+    /// The next chunk.
+    pub next: AtomicU64,
+    /// All free or owned by a server of some list in force.
+    pub slots: [Slot; CHUNK_SLOTS],
+}
+
+/// The connections that one worker holds.
+#[repr(C)]
+pub struct Ledger {
+    /// The next ledger.
+    pub next: AtomicU64,
+    /// The configuration cycle of the worker.
+    pub cycle: AtomicU64,
+    /// The number of the worker in its cycle.
+    pub worker: AtomicU64,
+    /// The process that writes it; 0 is none.
+    pub pid: AtomicI32,
+    /// The first [`LedgerPage`].
+    pub pages: AtomicU64,
+}
+
+/// Cells of a ledger, each 0 or a slot's offset in units of 64 bytes in the upper 32 bits and
+/// the slot's generation below.
+#[repr(C)]
+pub struct LedgerPage {
+    /// The next page of the same ledger.
+    pub next: AtomicU64,
+    /// One connection each.
+    pub cells: [AtomicU64; LEDGER_CELLS],
+}

@@ -1,0 +1,254 @@
+//! A new list in the place of the old one.
+//!
+//! Under the lock, in this order: the new block is allocated and noted as pending, its servers
+//! get their slots, it is filled, one store publishes it, the slots of servers that left are
+//! freed, the old block is freed, nothing is pending. A writer killed before the store leaves the
+//! old list in force, one killed after it the new; what else it left is put right by [`recover`].
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering::{Relaxed, Release};
+
+use thiserror::Error;
+
+use super::block::{Block, Record};
+use super::directory::{Origin, Upstream, block_offset, successor};
+use super::layout::{BUCKETS, CHUNK_SLOTS, Chunk, Ledger};
+use super::slot::Slot;
+use super::zone::{Full, Locked, Zone};
+use crate::model::{Difference, List};
+
+/// Why a list was not published. The one before stays in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum PublishError {
+    /// Nothing of it was kept.
+    #[error(transparent)]
+    Full(#[from] Full),
+    /// A newer configuration is in force.
+    #[error("the configuration has been replaced")]
+    OldCycle,
+}
+
+impl Upstream {
+    /// Puts `list` in force for all workers, unless it is there already.
+    pub fn publish(
+        &self,
+        cycle: u64,
+        list: &List,
+        origin: Origin,
+    ) -> Result<Difference, PublishError> {
+        loop {
+            let old = self.block();
+            let (last, before) = match &old {
+                Some((published, block)) => (*published, block.list()),
+                None => (self.published(), List::default()),
+            };
+            let difference = before.difference(list);
+            if last != 0 && difference.is_none() && before == *list {
+                return self.set_origin(cycle, origin).map(|()| difference);
+            }
+            let exchange = Exchange::new(list, old.as_ref().map(|(_, block)| block));
+            let locked = self.zone().lock();
+            refuse_old(self.zone(), cycle)?;
+            recover(&locked);
+            // Another writer came first: what to keep of the old list has to be found anew.
+            if self.published() != last {
+                continue;
+            }
+            exchange.publish(self, &locked, last)?;
+            self.entry().origin.store(origin as u32, Release);
+            return Ok(difference);
+        }
+    }
+
+    fn set_origin(&self, cycle: u64, origin: Origin) -> Result<(), PublishError> {
+        refuse_old(self.zone(), cycle)?;
+        self.entry().origin.store(origin as u32, Release);
+        Ok(())
+    }
+
+    /// Takes over an upstream of a zone of another size: its list and what is known of its
+    /// servers.
+    pub fn copy_from(&self, cycle: u64, other: &Self) -> Result<(), PublishError> {
+        let Some((_, theirs)) = other.block() else {
+            return Ok(());
+        };
+        self.publish(cycle, &theirs.list(), other.origin())?;
+        let Some((_, ours)) = self.block() else {
+            return Ok(());
+        };
+        for (our, their) in ours.records().iter().zip(theirs.records()) {
+            self.slot(our.slot).copy_from(other.slot(their.slot));
+        }
+        self.entry().turn.0.store(other.entry().turn.0.load(Relaxed), Relaxed);
+        self.entry().backup_turn.0.store(other.entry().backup_turn.0.load(Relaxed), Relaxed);
+        Ok(())
+    }
+}
+
+fn refuse_old(zone: &Zone, cycle: u64) -> Result<(), PublishError> {
+    if cycle < zone.cycle() { Err(PublishError::OldCycle) } else { Ok(()) }
+}
+
+/// One list about to replace another, worked out before the lock is taken.
+struct Exchange {
+    /// The new list. Servers that stay have their slots already.
+    block: Block,
+    /// Slots of servers that leave.
+    leaving: Vec<u64>,
+    /// Servers that need a slot.
+    joining: u64,
+}
+
+impl Exchange {
+    fn new(list: &List, old: Option<&Block>) -> Self {
+        let mut block = Block::new(list);
+        let mut known: HashMap<&[u8], &Record, foldhash::fast::RandomState> = old
+            .map(|old| old.records().iter().map(|record| (old.name(record), record)).collect())
+            .unwrap_or_default();
+        let names = block.clone();
+        let mut joining = 0;
+        for (record, named) in block.records_mut().iter_mut().zip(names.records()) {
+            match known.remove(names.name(named)) {
+                Some(stays) => (record.slot, record.generation) = (stays.slot, stays.generation),
+                None => joining += 1,
+            }
+        }
+        Self { leaving: known.values().map(|record| record.slot).collect(), block, joining }
+    }
+
+    fn publish(mut self, upstream: &Upstream, locked: &Locked, last: u64) -> Result<(), Full> {
+        let header = locked.zone().header();
+        while header.free_slots.load(Relaxed) < self.joining {
+            add_chunk(locked)?;
+        }
+        let offset = locked.allocate::<u64>(size_of_val(self.block.words()))?;
+        header.retired.store(block_offset(last), Relaxed);
+        for record in self.block.records_mut().iter_mut().filter(|record| record.slot == 0) {
+            record.slot = pop_slot(locked.zone());
+            record.generation = slot(locked.zone(), record.slot).generation();
+        }
+        // SAFETY: the block was allocated with this size, and is not yet published.
+        unsafe { locked.write(offset, self.block.words()) };
+        upstream.entry().published.store(successor(last, offset), Release);
+        for leaving in self.leaving {
+            push_slot(locked.zone(), leaving);
+        }
+        if block_offset(last) != 0 {
+            // SAFETY: it was the published block, which the store above replaced; readers copy
+            // under the lock, so none is at it.
+            unsafe { locked.free(block_offset(last)) };
+        }
+        locked.settle();
+        Ok(())
+    }
+}
+
+fn slot(zone: &Zone, offset: u64) -> &Slot {
+    // SAFETY: offsets of slots come from chunks and from records, and chunks are never freed.
+    unsafe { zone.at(offset) }
+}
+
+fn pop_slot(zone: &Zone) -> u64 {
+    let header = zone.header();
+    let offset = header.free_slot.load(Relaxed);
+    header.free_slot.store(slot(zone, offset).next.load(Relaxed), Relaxed);
+    header.free_slots.fetch_sub(1, Relaxed);
+    offset
+}
+
+fn push_slot(zone: &Zone, offset: u64) {
+    let header = zone.header();
+    slot(zone, offset).retire();
+    slot(zone, offset).next.store(header.free_slot.load(Relaxed), Relaxed);
+    header.free_slot.store(offset, Relaxed);
+    header.free_slots.fetch_add(1, Relaxed);
+}
+
+fn add_chunk(locked: &Locked) -> Result<(), Full> {
+    let header = locked.zone().header();
+    let offset = locked.allocate::<Chunk>(0)?;
+    chunk(locked.zone(), offset).next.store(header.chunks.load(Relaxed), Relaxed);
+    header.chunks.store(offset, Relaxed);
+    for slot in slots_of(offset) {
+        push_slot(locked.zone(), slot);
+    }
+    locked.settle();
+    Ok(())
+}
+
+fn chunk(zone: &Zone, offset: u64) -> &Chunk {
+    // SAFETY: offsets of chunks come from the list of chunks, and chunks are never freed.
+    unsafe { zone.at(offset) }
+}
+
+fn slots_of(chunk: u64) -> impl Iterator<Item = u64> {
+    let first = chunk + std::mem::offset_of!(Chunk, slots) as u64;
+    (0..CHUNK_SLOTS as u64).map(move |i| first + i * size_of::<Slot>() as u64)
+}
+
+fn chunks(zone: &Zone) -> impl Iterator<Item = u64> {
+    let some = |offset| (offset != 0).then_some(offset);
+    let first = some(zone.header().chunks.load(Relaxed));
+    std::iter::successors(first, move |&last| some(chunk(zone, last).next.load(Relaxed)))
+}
+
+/// Puts right what a killed writer left: at most one allocation, one block and some slots.
+pub(super) fn recover(locked: &Locked) {
+    let zone = locked.zone();
+    let pending = zone.header().pending.load(Relaxed);
+    if pending == 0 {
+        return;
+    }
+    let published = Upstream::all(*zone).any(|u| block_offset(u.published()) == pending);
+    let retired = zone.header().retired.load(Relaxed);
+    if published && retired != 0 && !is_published(zone, retired) {
+        // SAFETY: the killed writer had replaced this block and did not come to free it, or was
+        // killed while nginx freed it, which nginx notices and reports.
+        unsafe { locked.free(retired) };
+    } else if !published && !is_linked(zone, pending) {
+        // SAFETY: allocated, and neither published nor linked: nothing refers to it.
+        unsafe { locked.free(pending) };
+    }
+    sweep(zone);
+    locked.settle();
+}
+
+fn is_published(zone: &Zone, block: u64) -> bool {
+    Upstream::all(*zone).any(|upstream| block_offset(upstream.published()) == block)
+}
+
+/// Whether something was put into one of the lists that grow at their head.
+fn is_linked(zone: &Zone, offset: u64) -> bool {
+    let header = zone.header();
+    let at_head = header.chunks.load(Relaxed) == offset
+        || header.ledgers.load(Relaxed) == offset
+        || (0..BUCKETS).any(|bucket| header.buckets[bucket].load(Relaxed) == offset);
+    at_head || super::ledger::all(zone).any(|ledger: &Ledger| ledger.pages.load(Relaxed) == offset)
+}
+
+/// Finds the free slots anew: all that no published block refers to.
+fn sweep(zone: &Zone) {
+    let all = || chunks(zone).flat_map(slots_of);
+    for offset in all() {
+        slot(zone, offset).mark.store(0, Relaxed);
+    }
+    for upstream in Upstream::all(*zone) {
+        mark(zone, block_offset(upstream.published()));
+    }
+    zone.header().free_slot.store(0, Relaxed);
+    zone.header().free_slots.store(0, Relaxed);
+    for offset in all().filter(|&offset| slot(zone, offset).mark.load(Relaxed) == 0) {
+        push_slot(zone, offset);
+    }
+}
+
+fn mark(zone: &Zone, block: u64) {
+    if block == 0 {
+        return;
+    }
+    // SAFETY: a published block is whole, and the lock that recovery holds keeps it.
+    let block = unsafe { Block::copy_of(zone.pointer(block).cast()) };
+    for record in block.records() {
+        slot(zone, record.slot).mark.store(1, Relaxed);
+    }
+}

@@ -1,0 +1,78 @@
+//! One upstream as one worker knows it.
+
+use std::cell::{OnceCell, RefCell};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::snapshot::Snapshot;
+#[cfg(nginx_http_ssl)]
+use super::tls::Sessions;
+use crate::model::List;
+use crate::shm::block::Block;
+use crate::shm::directory::Upstream;
+use crate::shm::ledger::Book;
+
+/// The way from an upstream of nginx.conf to its list in shared memory. Made by the master, then
+/// each worker has its own.
+#[derive(Debug)]
+pub struct Live {
+    upstream: Upstream,
+    snapshot: RefCell<Option<Rc<Snapshot>>>,
+    book: OnceCell<Rc<Book>>,
+    /// TLS sessions of this worker with the servers.
+    #[cfg(nginx_http_ssl)]
+    pub sessions: RefCell<Sessions>,
+}
+
+impl Live {
+    /// Knows nothing yet but where to look.
+    pub fn new(upstream: Upstream) -> Self {
+        Self {
+            upstream,
+            snapshot: RefCell::default(),
+            book: OnceCell::new(),
+            #[cfg(nginx_http_ssl)]
+            sessions: RefCell::default(),
+        }
+    }
+
+    /// Where its list is.
+    pub fn upstream(&self) -> &Upstream {
+        &self.upstream
+    }
+
+    /// Gives this worker's ledger, once, when the worker starts.
+    pub fn set_book(&self, book: Rc<Book>) {
+        let _ = self.book.set(book);
+    }
+
+    /// This worker's ledger. None outside workers.
+    pub fn book(&self) -> Option<&Rc<Book>> {
+        self.book.get()
+    }
+
+    /// The list in force: one atomic load if it has not changed since the last request.
+    pub fn snapshot(&self) -> Rc<Snapshot> {
+        let published = self.upstream.published();
+        let mut held = self.snapshot.borrow_mut();
+        match &*held {
+            Some(snapshot) if snapshot.published == published => Rc::clone(snapshot),
+            _ => Rc::clone(held.insert(self.renewed())),
+        }
+    }
+
+    fn renewed(&self) -> Rc<Snapshot> {
+        let (published, block) =
+            self.upstream.block().unwrap_or_else(|| (0, Block::new(&List::default())));
+        #[cfg(nginx_http_ssl)]
+        self.sessions.borrow_mut().keep_only(block.records());
+        Rc::new(Snapshot::new(published, block))
+    }
+
+    /// The next ticket of the order that all workers share.
+    pub fn ticket(&self, backup: bool) -> u64 {
+        let entry = self.upstream.entry();
+        let turn: &AtomicU64 = if backup { &entry.backup_turn.0 } else { &entry.turn.0 };
+        turn.fetch_add(1, Relaxed)
+    }
+}

@@ -1,0 +1,196 @@
+//! What a worker does beside serving requests: its ledger, and in worker 0 the watchers.
+
+use std::io;
+use std::process;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use nginx_sys::{
+    NGX_LOG_ALERT, NGX_LOG_ERR, NGX_LOG_INFO, NGX_LOG_NOTICE, NGX_LOG_WARN, ngx_cycle, ngx_cycle_t,
+};
+
+use crate::conf::initial::watcher_settings;
+use crate::conf::settings::Main;
+use crate::model::{Difference, List};
+use crate::ngx::cycle;
+use crate::ngx::thread;
+use crate::ngx::wake::{self, Wake};
+use crate::shm::directory::{Origin, Upstream};
+use crate::shm::ledger::Book;
+use crate::shm::publish::PublishError;
+use crate::shm::zone::Zone;
+use crate::source::{Event, Level, Mailbox, Outcome, Watcher};
+use crate::upstream::Live;
+
+/// Logs to the error log of the cycle in force.
+fn log(level: u32, message: std::fmt::Arguments<'_>) {
+    // SAFETY: a worker has a cycle as long as it lives.
+    let log = unsafe { (*ngx_cycle).log };
+    ngx::ngx_log_error!(level, log, "{message}");
+}
+
+/// Starts what a worker needs.
+///
+/// # Safety
+///
+/// Called from `init_process` of a worker, with the settings of its cycle.
+pub unsafe fn start(main: &Main, nginx_cycle: *mut ngx_cycle_t) {
+    let Some(zone) = main.zone.get() else {
+        return;
+    };
+    open_book(main, zone);
+    if cycle::worker() == 0 {
+        // SAFETY: the caller's word.
+        unsafe { follow(main, nginx_cycle) };
+    }
+}
+
+/// Ends what [`start`] has started, but for what ended with the event loop.
+pub fn end(main: &Main) {
+    if let Some(book) = main.book.take() {
+        book.close();
+    }
+}
+
+fn open_book(main: &Main, zone: Zone) {
+    let pid = process::id() as i32;
+    // SAFETY: signal 0 only asks; a process of another user exists too.
+    let is_alive = |pid| unsafe {
+        libc::kill(pid, 0) == 0
+            || std::io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
+    };
+    match Book::open(zone, main.cycle.get(), cycle::worker(), pid, is_alive) {
+        Ok(book) => {
+            let book = Rc::new(book);
+            for live in main.synced().iter().filter_map(|synced| synced.server.live.get()) {
+                live.set_book(Rc::clone(&book));
+            }
+            main.book.replace(Some(book));
+        }
+        Err(error) => log(NGX_LOG_ERR, format_args!("upsync: worker has no ledger: {error}")),
+    }
+}
+
+/// One upstream that follows its source.
+struct Follower {
+    upstream: Upstream,
+    name: String,
+    cycle: u64,
+    mailbox: Arc<Mailbox>,
+    /// The zone was full the last time, and that has been logged.
+    full: bool,
+}
+
+/// All of them, woken together.
+struct Followers(Vec<Follower>);
+
+impl Wake for Followers {
+    fn woken(&mut self) {
+        for follower in self.0.iter_mut().filter(|_| !cycle::is_exiting()) {
+            follower.read_mail();
+        }
+    }
+
+    fn ended(&mut self) {
+        for follower in &self.0 {
+            follower.mailbox.stop();
+        }
+    }
+}
+
+/// Starts a watcher for each source. What cannot be started is logged: the last list serves.
+unsafe fn follow(main: &Main, nginx_cycle: *mut ngx_cycle_t) {
+    let failed = |error: io::Error| {
+        log(NGX_LOG_ALERT, format_args!("upsync: cannot follow any source: {error}"))
+    };
+    let (waker, alarm) = match wake::channel() {
+        Ok((waker, alarm)) => (Arc::new(waker), alarm),
+        Err(error) => return failed(error),
+    };
+    let (mut followers, mut watchers) = (Vec::new(), Vec::new());
+    for synced in main.synced() {
+        let Some(upstream) = synced.server.live.get().map(Live::upstream) else {
+            continue;
+        };
+        let waker = Arc::clone(&waker);
+        let mailbox = Arc::new(Mailbox::new(move || waker.wake()));
+        watchers.push((watcher_settings(main, &synced), *upstream, Arc::clone(&mailbox)));
+        let (name, cycle) = (synced.name(), main.cycle.get());
+        followers.push(Follower { upstream: *upstream, name, cycle, mailbox, full: false });
+    }
+    if followers.is_empty() {
+        return;
+    }
+    // SAFETY: the caller is in `init_process` of a worker.
+    if let Err(error) = unsafe { alarm.watch(nginx_cycle, Followers(followers)) } {
+        return failed(error);
+    }
+    for (settings, upstream, mailbox) in watchers {
+        let list = upstream.block().map(|(_, block)| block.list()).unwrap_or_default();
+        if let Err(error) = thread::with_signals_blocked(|| Watcher::spawn(settings, list, mailbox))
+        {
+            failed(error);
+        }
+    }
+}
+
+impl Follower {
+    fn read_mail(&mut self) {
+        for event in self.mailbox.take() {
+            match event {
+                Event::Log(level, message) => log(nginx_level(level), format_args!("{message}")),
+                Event::List(list) => {
+                    let outcome = self.apply(&list);
+                    self.mailbox.applied(outcome);
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, list: &List) -> Outcome {
+        match self.upstream.publish(self.cycle, list, Origin::Source) {
+            Ok(difference) => {
+                self.full = false;
+                self.log_change(list, difference);
+                Outcome::Applied
+            }
+            Err(error) => {
+                if error != PublishError::OldCycle && !self.full {
+                    let (name, count) = (&self.name, list.len());
+                    log(
+                        NGX_LOG_ERR,
+                        format_args!(
+                            "upsync: upstream \"{name}\": {count} servers refused, keeping the last list: {error}"
+                        ),
+                    );
+                    self.full = true;
+                }
+                Outcome::Refused
+            }
+        }
+    }
+
+    fn log_change(&self, list: &List, difference: Difference) {
+        let Difference { added, removed, changed } = difference;
+        if difference.is_none() {
+            return;
+        }
+        let (name, count, version) = (&self.name, list.len(), self.upstream.version());
+        let (free, all) = self.upstream.zone().pages();
+        log(
+            NGX_LOG_NOTICE,
+            format_args!(
+                "upsync: upstream \"{name}\": {count} servers ({added} added, {removed} removed, {changed} changed), version {version}, {free} of {all} pages free"
+            ),
+        );
+    }
+}
+
+fn nginx_level(level: Level) -> u32 {
+    match level {
+        Level::Error => NGX_LOG_ERR,
+        Level::Warn => NGX_LOG_WARN,
+        Level::Notice => NGX_LOG_NOTICE,
+        Level::Info => NGX_LOG_INFO,
+    }
+}
