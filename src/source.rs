@@ -1,9 +1,11 @@
 //! Where lists come from: a [`Watcher`] follows Consul in threads of its own, and hands each list
 //! that differs to nginx's event loop by a [`Mailbox`].
 //!
-//!     dns, names ──────────────────────────┐
-//!     consul ← http ← watch → answer → applier → mailbox
-//!                       └ schedule, report
+//! ```text
+//! dns, names ──────────────────────────┐
+//! consul ← http ← watch → answer → applier → mailbox
+//!                   └ schedule, report
+//! ```
 #![forbid(unsafe_code)]
 
 pub mod consul;
@@ -13,6 +15,7 @@ pub mod mailbox;
 mod answer;
 mod applier;
 mod dns;
+mod dump;
 mod journal;
 mod names;
 mod report;
@@ -22,6 +25,7 @@ mod watch;
 #[cfg(test)]
 mod testing;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::model::Endpoint;
@@ -43,6 +47,8 @@ pub struct Settings {
     pub interval: Duration,
     /// `upsync_timeout`: the longest a request takes, with the time that Consul waits for a change.
     pub timeout: Duration,
+    /// `upsync_dump_path`: where the last list is kept for a start without Consul.
+    pub dump_path: Option<PathBuf>,
     /// `upsync_max_body`: in bytes.
     pub max_body: u64,
     /// Whether a prefix without keys or a service without instances empties the list.

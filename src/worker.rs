@@ -10,11 +10,11 @@ use nginx_sys::{
 };
 
 use crate::conf::initial::watcher_settings;
-use crate::conf::settings::Main;
+use crate::conf::settings::{Main, Synced};
 use crate::model::{Difference, List};
 use crate::ngx::cycle;
 use crate::ngx::thread;
-use crate::ngx::wake::{self, Wake};
+use crate::ngx::wake::{self, Wake, Waker};
 use crate::shm::directory::{Origin, Upstream};
 use crate::shm::ledger::Book;
 use crate::shm::publish::PublishError;
@@ -77,11 +77,12 @@ struct Follower {
     name: String,
     cycle: u64,
     mailbox: Arc<Mailbox>,
+    watcher: Watcher,
     /// The zone was full the last time, and that has been logged.
     full: bool,
 }
 
-/// All of them, woken together.
+/// All of them, woken together. They stop when this is dropped.
 struct Followers(Vec<Follower>);
 
 impl Wake for Followers {
@@ -90,51 +91,56 @@ impl Wake for Followers {
             follower.read_mail();
         }
     }
+}
 
-    fn ended(&mut self) {
+impl Drop for Followers {
+    fn drop(&mut self) {
         for follower in &self.0 {
-            follower.mailbox.stop();
+            follower.watcher.stop();
         }
     }
 }
 
 /// Starts a watcher for each source. What cannot be started is logged: the last list serves.
 unsafe fn follow(main: &Main, nginx_cycle: *mut ngx_cycle_t) {
-    let failed = |error: io::Error| {
-        log(NGX_LOG_ALERT, format_args!("upsync: cannot follow any source: {error}"))
+    let failed = |name: &str, error: io::Error| {
+        log(NGX_LOG_ALERT, format_args!("upsync: cannot follow the source of {name}: {error}"));
     };
     let (waker, alarm) = match wake::channel() {
         Ok((waker, alarm)) => (Arc::new(waker), alarm),
-        Err(error) => return failed(error),
+        Err(error) => return failed("any upstream", error),
     };
-    let (mut followers, mut watchers) = (Vec::new(), Vec::new());
+    let mut followers = Followers(Vec::new());
     for synced in main.synced() {
-        let Some(upstream) = synced.server.live.get().map(Live::upstream) else {
-            continue;
-        };
-        let waker = Arc::clone(&waker);
-        let mailbox = Arc::new(Mailbox::new(move || waker.wake()));
-        watchers.push((watcher_settings(main, &synced), *upstream, Arc::clone(&mailbox)));
-        let (name, cycle) = (synced.name(), main.cycle.get());
-        followers.push(Follower { upstream: *upstream, name, cycle, mailbox, full: false });
-    }
-    if followers.is_empty() {
-        return;
+        let upstream = synced.server.live.get().map(Live::upstream);
+        match upstream.map(|upstream| Follower::start(main, &synced, *upstream, &waker)) {
+            Some(Ok(follower)) => followers.0.push(follower),
+            Some(Err(error)) => failed(&format!("upstream \"{}\"", synced.name()), error),
+            None => {}
+        }
     }
     // SAFETY: the caller is in `init_process` of a worker.
-    if let Err(error) = unsafe { alarm.watch(nginx_cycle, Followers(followers)) } {
-        return failed(error);
-    }
-    for (settings, upstream, mailbox) in watchers {
-        let list = upstream.block().map(|(_, block)| block.list()).unwrap_or_default();
-        if let Err(error) = thread::with_signals_blocked(|| Watcher::spawn(settings, list, mailbox))
-        {
-            failed(error);
-        }
+    if let Err(error) = unsafe { alarm.watch(nginx_cycle, followers) } {
+        failed("any upstream", error);
     }
 }
 
 impl Follower {
+    fn start(
+        main: &Main,
+        synced: &Synced<'_>,
+        upstream: Upstream,
+        waker: &Arc<Waker>,
+    ) -> io::Result<Self> {
+        let waker = Arc::clone(waker);
+        let mailbox = Arc::new(Mailbox::new(move || waker.wake()));
+        let (settings, mail) = (watcher_settings(main, synced), Arc::clone(&mailbox));
+        let list = upstream.block().map(|(_, block)| block.list()).unwrap_or_default();
+        let watcher = thread::with_signals_blocked(|| Watcher::spawn(settings, list, mail))?;
+        let (name, cycle) = (synced.name(), main.cycle.get());
+        Ok(Self { upstream, name, cycle, mailbox, watcher, full: false })
+    }
+
     fn read_mail(&mut self) {
         for event in self.mailbox.take() {
             match event {

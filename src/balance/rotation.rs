@@ -52,6 +52,11 @@ impl Rotation {
         self.servers.is_empty()
     }
 
+    /// All servers, by the caller's numbers.
+    pub fn servers(&self) -> impl Iterator<Item = u32> {
+        self.servers.iter().copied()
+    }
+
     /// The server of a ticket, by its index in this rotation; 0 if it is empty.
     fn index(&self, ticket: u64) -> usize {
         let turn = ticket % self.period.max(1);

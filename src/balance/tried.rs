@@ -22,6 +22,17 @@ impl Tried {
         self.more[word] |= bit;
     }
 
+    /// Takes a server out again.
+    pub fn remove(&mut self, server: u32) {
+        if self.first == Some(server) {
+            self.first = None;
+        }
+        let (word, bit) = place(server);
+        if let Some(bits) = self.more.get_mut(word) {
+            *bits &= !bit;
+        }
+    }
+
     /// Whether the server was added.
     pub fn has(&self, server: u32) -> bool {
         let (word, bit) = place(server);
@@ -48,6 +59,10 @@ mod tests {
             }
             for server in 0..600 {
                 prop_assert_eq!(tried.has(server), servers.contains(&server));
+            }
+            for &server in &servers {
+                tried.remove(server);
+                prop_assert!(!tried.has(server));
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The handlers of the directives.
 
 use std::ffi::{CStr, c_char, c_void};
+use std::path::{Component, Path, PathBuf};
 use std::ptr;
 
 use nginx_sys::{
@@ -17,7 +18,7 @@ use crate::grammar::size;
 use crate::ngx::boundary::guarded;
 use crate::ngx::conf::{Directive, ERROR, OK};
 use crate::ngx::pool;
-use crate::shm::zone::SIZE_MIN;
+use crate::shm::zone::{SIZE_MAX, SIZE_MIN};
 
 /// How many commands [`commands`] makes.
 pub const COUNT: usize = 7;
@@ -173,7 +174,7 @@ unsafe extern "C" fn upsync_dump_path(
         // SAFETY: the array holds pointers to upstreams that live as it does.
         let taken = others.iter().filter_map(|&other| unsafe { other.as_ref() }).find(|other| {
             let theirs = Server::of(other).filter(|theirs| !ptr::eq(*theirs, server));
-            theirs.and_then(|theirs| theirs.dump_path.get()).is_some_and(|theirs| *theirs == path)
+            theirs.and_then(|theirs| theirs.dump_path.get()).is_some_and(|theirs| is_same(theirs, &path))
         });
         if let Some(other) = taken {
             return directive.error(format_args!(
@@ -190,6 +191,20 @@ unsafe extern "C" fn upsync_dump_path(
     };
     // SAFETY: the command names the settings of an upstream.
     unsafe { handle(cf, conf, handler) }
+}
+
+/// Whether two absolute paths name one file, however they are written.
+fn is_same(one: &str, other: &str) -> bool {
+    let normal = |path: &str| {
+        Path::new(path).components().fold(PathBuf::new(), |mut normal, part| {
+            match part {
+                Component::ParentDir => drop(normal.pop()),
+                part => normal.push(part),
+            }
+            normal
+        })
+    };
+    normal(one) == normal(other)
 }
 
 unsafe extern "C" fn upsync_lb(
@@ -266,9 +281,9 @@ unsafe extern "C" fn upsync_zone(
                 "invalid size \"{value}\" in \"upsync_zone\", expected a size such as 8m"
             ));
         };
-        if size < SIZE_MIN as u64 || size > isize::MAX as u64 / 2 {
+        if size < SIZE_MIN as u64 || size > SIZE_MAX {
             return directive.error(format_args!(
-                "size \"{value}\" in \"upsync_zone\" is too small, expected at least 128k"
+                "size \"{value}\" in \"upsync_zone\" is out of range, expected 128k to 32g"
             ));
         }
         match main.zone_size.replace(Some(size as usize)) {

@@ -1,6 +1,7 @@
 //! The list that an upstream has before its source has spoken.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use nginx_sys::{
@@ -38,6 +39,7 @@ pub fn watcher_settings(main: &Main, synced: &Synced<'_>) -> Settings {
         query: upsync.query.clone(),
         interval: upsync.interval,
         timeout: upsync.timeout,
+        dump_path: synced.server.dump_path.get().map(PathBuf::from),
         max_body: synced.server.max_body(main),
         allow_empty: upsync.allow_empty,
     }

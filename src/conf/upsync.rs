@@ -121,14 +121,15 @@ impl<'a> Words<'a> {
     fn sort(parameters: &'a [String]) -> Result<Self, UpsyncError> {
         let mut words = Self::default();
         for parameter in parameters {
-            let unknown = || UpsyncError::Parameter(parameter.clone());
-            let (name, value) = parameter.split_once('=').ok_or_else(unknown)?;
+            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            let unknown = || UpsyncError::Parameter(name.to_owned());
             let word = match name {
                 "upsync_type" => &mut words.kind,
                 "upsync_interval" => &mut words.interval,
                 "upsync_timeout" => &mut words.timeout,
                 "strong_dependency" => &mut words.strong_dependency,
                 "allow_empty" => &mut words.allow_empty,
+                // Its value may be a token that stands in the wrong place.
                 _ => return Err(unknown()),
             };
             if word.replace(value).is_some() {

@@ -11,12 +11,10 @@ use nginx_sys::{
 
 use super::boundary::guarded;
 
-/// What happens in the event loop.
+/// What happens in the event loop. When the worker begins to exit, it is dropped.
 pub trait Wake {
     /// Somebody called [`Waker::wake`] since the last time.
     fn woken(&mut self);
-    /// The worker begins to exit. Nothing is called after this.
-    fn ended(&mut self);
 }
 
 /// Wakes the event loop from any thread. It touches nothing of nginx's: the descriptor is its
@@ -89,7 +87,6 @@ unsafe extern "C" fn on_event<W: Wake>(event: *mut ngx_event_t) {
         let connection = (*event).data.cast::<ngx_connection_t>();
         let wake = (*connection).data.cast::<W>();
         if (*connection).close() != 0 {
-            (*wake).ended();
             close::<W>(connection);
             return;
         }

@@ -62,6 +62,9 @@ pub struct Entry {
     pub turn: Turn,
     /// Tickets of the rotation of backup servers.
     pub backup_turn: Turn,
+    /// Tickets for requests that try another server, of either. With those of first attempts they
+    /// would fall into step: each retry would take the turn of a good server from a request.
+    pub retry_turn: Turn,
 }
 
 /// A counter on a cache line of its own.

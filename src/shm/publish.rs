@@ -79,8 +79,14 @@ impl Upstream {
         for (our, their) in ours.records().iter().zip(theirs.records()) {
             self.slot(our.slot).copy_from(other.slot(their.slot));
         }
-        self.entry().turn.0.store(other.entry().turn.0.load(Relaxed), Relaxed);
-        self.entry().backup_turn.0.store(other.entry().backup_turn.0.load(Relaxed), Relaxed);
+        let (ours, theirs) = (self.entry(), other.entry());
+        for (to, from) in [
+            (&ours.turn, &theirs.turn),
+            (&ours.backup_turn, &theirs.backup_turn),
+            (&ours.retry_turn, &theirs.retry_turn),
+        ] {
+            to.0.store(from.0.load(Relaxed), Relaxed);
+        }
         Ok(())
     }
 }

@@ -13,6 +13,9 @@ use super::layout::{Header, LAYOUT, MAGIC};
 /// The smallest zone that holds a few servers, in bytes.
 pub const SIZE_MIN: usize = 128 * 1024;
 
+/// The largest zone that offsets reach, in bytes: 2^32 units of 8.
+pub const SIZE_MAX: u64 = 32 << 30;
+
 /// Room for a little over 10,000 servers, also while a list is exchanged for its next.
 pub const SIZE_DEFAULT: usize = 8 * 1024 * 1024;
 

@@ -39,15 +39,10 @@ pub fn read(kind: Kind, entries: Vec<Entry>, known: &HashMap<Endpoint, Parameter
                 continue;
             }
         };
-        let parameters = entry.parameters.unwrap_or_else(|reason| match known.get(&endpoint) {
-            Some(last) => {
-                complain(&reason, "the last good parameters stay");
-                *last
-            }
-            None => {
-                complain(&reason, "the defaults are taken");
-                Parameters::CONSUL
-            }
+        let parameters = entry.parameters.unwrap_or_else(|reason| {
+            // The same text with each answer, so that the log has it once.
+            complain(&reason, "its last good parameters stay, or else the defaults");
+            known.get(&endpoint).copied().unwrap_or(Parameters::CONSUL)
         });
         if seen.insert(endpoint.clone()) {
             answer.servers.push((endpoint, parameters));
@@ -134,8 +129,8 @@ mod tests {
         assert_eq!(
             answer.complaints,
             [
-                r#"key "app/1.1.1.1:1": bad, the last good parameters stay"#,
-                r#"key "app/b:2": bad, the defaults are taken"#,
+                r#"key "app/1.1.1.1:1": bad, its last good parameters stay, or else the defaults"#,
+                r#"key "app/b:2": bad, its last good parameters stay, or else the defaults"#,
             ]
         );
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::answer::{self, Server};
+use super::dump::Dump;
 use super::mailbox::{Mailbox, Outcome};
 use super::names::Names;
 use crate::model::{Endpoint, List, Parameters};
@@ -23,6 +24,17 @@ struct State {
     list: List,
     /// Those of the last answer that was used.
     servers: Option<Vec<Server>>,
+    /// The worker knows that the list is the source's own.
+    confirmed: bool,
+    dump: Option<Dump>,
+}
+
+impl State {
+    fn keep(&mut self) {
+        if let Some(dump) = &mut self.dump {
+            dump.keep(&self.list);
+        }
+    }
 }
 
 /// What came of an attempt.
@@ -42,8 +54,14 @@ pub enum Applied {
 
 impl Applier {
     /// `list` is in force.
-    pub fn new(list: List, mailbox: Arc<Mailbox>, names: Arc<Names>) -> Self {
-        Self { mailbox, names, state: Mutex::new(State { list, servers: None }) }
+    pub fn new(
+        list: List,
+        mailbox: Arc<Mailbox>,
+        names: Arc<Names>,
+        dump: Option<Dump>,
+    ) -> Self {
+        let state = State { list, servers: None, confirmed: false, dump };
+        Self { mailbox, names, state: Mutex::new(state) }
     }
 
     /// The number of servers in force.
@@ -85,14 +103,18 @@ impl Applier {
         if list.is_empty() && !servers.is_empty() {
             return Applied::NoAddress;
         }
-        if state.list.difference(&list).is_none() {
+        let unchanged = state.list.difference(&list).is_none();
+        if unchanged && state.confirmed {
+            state.keep();
             return Applied::Unchanged;
         }
-        let list = state.list.after(list);
+        let list = if unchanged { state.list.clone() } else { state.list.after(list) };
         match self.mailbox.offer(list.clone()) {
             Some(Outcome::Applied) => {
                 state.list = list;
-                Applied::Changed
+                state.confirmed = true;
+                state.keep();
+                if unchanged { Applied::Unchanged } else { Applied::Changed }
             }
             Some(Outcome::Refused) => Applied::Refused,
             None => Applied::Stopped,
@@ -128,7 +150,7 @@ mod tests {
         let mailbox = Arc::new(Mailbox::new(|| {}));
         let journal = Journal::new(Arc::clone(&mailbox), "app");
         let names = Names::new(Arc::new(|_: &str| Err(DnsError::NoAddress)), journal);
-        let applier = Applier::new(list(initial), Arc::clone(&mailbox), Arc::clone(&names));
+        let applier = Applier::new(list(initial), Arc::clone(&mailbox), Arc::clone(&names), None);
         Room { mailbox, names, applier: Arc::new(applier) }
     }
 
@@ -160,7 +182,7 @@ mod tests {
     #[test]
     fn a_change_is_offered_in_the_order_to_be_stored() {
         let [a, b] = [server("1.1.1.1:1", 1), server("1.1.1.1:2", 2)];
-        let room = room(&[a.clone()]);
+        let room = room(std::slice::from_ref(&a));
         let (applied, seen) = room.apply(&[a.clone(), b.clone()], Outcome::Applied);
         assert_eq!((applied, seen), (Applied::Changed, list(&[b, a])));
         assert_eq!(room.applier.len(), 2);
@@ -173,7 +195,7 @@ mod tests {
         for (outcome, applied) in
             [(Outcome::Refused, Applied::Refused), (Outcome::Applied, Applied::Changed)]
         {
-            assert_eq!(room.apply(&[b.clone()], outcome).0, applied);
+            assert_eq!(room.apply(std::slice::from_ref(&b), outcome).0, applied);
         }
     }
 

@@ -16,6 +16,9 @@ const STACK: usize = 512 * 1024;
 /// The most addresses of one name.
 const ADDRESSES_MAX: usize = 256;
 
+/// The most lookups at a time. Those for which no answer comes hold up to so many.
+pub const LOOKUPS_MAX: usize = 64;
+
 /// Why a name has no address.
 #[derive(Debug, Error)]
 pub enum DnsError {
@@ -71,17 +74,22 @@ pub fn lookup_within(host: &str, within: Duration) -> Found {
     receiver.recv_timeout(within).unwrap_or(Err(DnsError::Timeout))
 }
 
-/// Looks names up, all at the same time, for no longer than `within`. What has no answer by then
+/// Looks names up, many at a time, for no longer than `within` in all. What has no answer by then
 /// is not in the result.
 pub fn lookup_all<'a>(
     hosts: impl IntoIterator<Item = &'a str>,
     within: Duration,
 ) -> HashMap<String, Vec<IpAddr>> {
     let until = Instant::now() + within;
+    let hosts: Vec<&str> = hosts.into_iter().collect();
+    hosts.chunks(LOOKUPS_MAX).flat_map(|hosts| lookup_some(hosts, until)).collect()
+}
+
+fn lookup_some(hosts: &[&str], until: Instant) -> HashMap<String, Vec<IpAddr>> {
     let (sender, receiver) = mpsc::channel();
     let lookup: Lookup = Arc::new(system);
     for host in hosts {
-        let (sender, name) = (sender.clone(), host.to_owned());
+        let (sender, name) = (sender.clone(), (*host).to_owned());
         // Where no thread starts, or nobody waits any more, there is nothing to be had.
         let _ = start(&lookup, host, move |found| drop(sender.send((name, found))));
     }

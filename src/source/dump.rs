@@ -6,13 +6,45 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use super::journal::Journal;
+use super::mailbox::Level;
+use super::report::Report;
 use crate::grammar::server;
 use crate::model::List;
+
+/// The file of one upstream.
+pub struct Dump {
+    path: PathBuf,
+    journal: Journal,
+    report: Report,
+}
+
+impl Dump {
+    /// Writes nothing yet.
+    pub fn new(path: PathBuf, journal: Journal) -> Self {
+        Self { path, journal, report: Report::default() }
+    }
+
+    /// Puts the list in force into the file. A file that cannot be written is logged when that
+    /// begins; the list serves all the same.
+    pub fn keep(&mut self, list: &List) {
+        match write(&self.path, list) {
+            Ok(()) => drop(self.report.recovered()),
+            Err(error) => {
+                let path = self.path.display();
+                let text = format!("cannot write \"{path}\" of \"upsync_dump_path\": {error}");
+                if let Some(text) = self.report.fault(text) {
+                    self.journal.log(Level::Error, text);
+                }
+            }
+        }
+    }
+}
 
 /// Puts `list` into the file, unless it has that content already or the list is empty. A reader
 /// sees the old file or the new one, also after a crash; where the folder does not let this
 /// process make files, the file is written in place.
-pub fn write(path: &Path, list: &List) -> io::Result<()> {
+fn write(path: &Path, list: &List) -> io::Result<()> {
     let text = server::render_dump(list);
     if list.is_empty() || fs::read(path).is_ok_and(|content| content == text.as_bytes()) {
         return Ok(());

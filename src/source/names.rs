@@ -9,16 +9,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::dns::{self, DnsError, Found, Lookup};
+use super::dns::{self, DnsError, Found, LOOKUPS_MAX, Lookup};
 use super::journal::Journal;
 use super::mailbox::Level;
 use crate::model::Printable;
 
 /// From one answer for a name to the next question.
 const AGAIN: Duration = Duration::from_secs(5);
-
-/// The most questions at a time. Those for which no answer comes hold up to so many.
-const LOOKUPS_MAX: usize = 64;
 
 /// The names that a list wants, and their addresses. A name that stops resolving keeps those it
 /// had.

@@ -13,6 +13,7 @@ use super::answer::{self, Answer};
 use super::applier::{Applied, Applier};
 use super::consul::{Entry, Kind, ParseError};
 use super::dns::{self, Lookup};
+use super::dump::Dump;
 use super::http::{Client, FetchError};
 use super::journal::Journal;
 use super::mailbox::{Level, Mailbox};
@@ -81,7 +82,8 @@ impl Watcher {
             client: client.clone(),
             names: Arc::clone(&names),
         };
-        let applier = Applier::new(initial, Arc::clone(&mailbox), Arc::clone(&names));
+        let dump = settings.dump_path.clone().map(|path| Dump::new(path, journal.clone()));
+        let applier = Applier::new(initial, Arc::clone(&mailbox), Arc::clone(&names), dump);
         let follower = Follower {
             schedule: Schedule::new(settings.interval, settings.timeout),
             report: Report::default(),

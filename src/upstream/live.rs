@@ -70,9 +70,24 @@ impl Live {
     }
 
     /// The next ticket of the order that all workers share.
-    pub fn ticket(&self, backup: bool) -> u64 {
+    pub fn ticket(&self, turn: Turn) -> u64 {
         let entry = self.upstream.entry();
-        let turn: &AtomicU64 = if backup { &entry.backup_turn.0 } else { &entry.turn.0 };
+        let turn: &AtomicU64 = match turn {
+            Turn::Primary => &entry.turn.0,
+            Turn::Backup => &entry.backup_turn.0,
+            Turn::Retry => &entry.retry_turn.0,
+        };
         turn.fetch_add(1, Relaxed)
     }
+}
+
+/// Which of an upstream's orders a ticket is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// The first attempt of a request.
+    Primary,
+    /// The same where only `backup` servers are left.
+    Backup,
+    /// Any later attempt.
+    Retry,
 }

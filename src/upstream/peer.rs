@@ -10,7 +10,7 @@ use nginx_sys::{
     ngx_uint_t,
 };
 
-use super::live::Live;
+use super::live::{Live, Turn};
 use super::snapshot::Snapshot;
 use crate::balance::Tried;
 use crate::ngx::boundary::guarded;
@@ -30,6 +30,28 @@ struct Choice {
     current: Option<Attempt>,
     request: *mut ngx_http_request_t,
     upstream_name: *mut ngx_str_t,
+}
+
+/// How an attempt ended.
+enum End {
+    Good,
+    Failed,
+    /// The server had closed a kept connection before the request was on it. That says nothing
+    /// about the server; nginx tries once more, and a new connection to the same one may be it.
+    Stale,
+}
+
+/// Whether a failed attempt found its kept connection closed.
+///
+/// # Safety
+///
+/// nginx has called `free` for an attempt on `peer`.
+unsafe fn is_stale(peer: &ngx_peer_connection_t) -> bool {
+    // SAFETY: a peer's connection, if there is one, is open and has its read event.
+    unsafe {
+        let read = peer.connection.as_ref().and_then(|connection| connection.read.as_ref());
+        peer.cached() != 0 && read.is_none_or(|read| read.eof() != 0 || read.error() != 0)
+    }
 }
 
 /// A server that has been picked and not yet given back.
@@ -118,7 +140,13 @@ unsafe extern "C" fn free(
 ) {
     let free = |connection: &mut ngx_peer_connection_t, choice: &mut Choice| {
         let failed = state & NGX_PEER_FAILED as ngx_uint_t != 0;
-        if choice.finish(failed) == Some(Failure::Disabled) {
+        let end = match failed {
+            false => End::Good,
+            // SAFETY: nginx closes the connection of a failed attempt after this.
+            true if unsafe { is_stale(connection) } => End::Stale,
+            true => End::Failed,
+        };
+        if choice.finish(end) == Some(Failure::Disabled) {
             ngx::ngx_log_error!(
                 NGX_LOG_WARN,
                 connection.log,
@@ -128,7 +156,7 @@ unsafe extern "C" fn free(
         connection.tries =
             if choice.list().is_single() { 0 } else { connection.tries.saturating_sub(1) };
         if failed && connection.tries == 0 && choice.may_go_on() && choice.renew() {
-            connection.tries = choice.list().tries();
+            connection.tries = choice.untried();
         }
     };
     // SAFETY: nginx calls it with what `init` has set.
@@ -189,7 +217,12 @@ impl Choice {
         let list = self.list();
         let mut found = None;
         for (backup, rotation) in [(false, &list.primary), (true, &list.backup)] {
-            let ticket = || self.live().ticket(backup);
+            let turn = match (self.attempts, backup) {
+                (0, false) => Turn::Primary,
+                (0, true) => Turn::Backup,
+                _ => Turn::Retry,
+            };
+            let ticket = || self.live().ticket(turn);
             let take = |server| {
                 found = self.connect(server);
                 found.is_some()
@@ -244,19 +277,32 @@ impl Choice {
     }
 
     /// Gives the server back and counts how it went.
-    fn finish(&mut self, failed: bool) -> Option<Failure> {
+    fn finish(&mut self, end: End) -> Option<Failure> {
         let attempt = self.current.take()?;
+        if matches!(end, End::Stale) {
+            self.tried.remove(attempt.server);
+        }
         let list = self.list();
         let record = list.record(attempt.server);
         if list.is_single() {
             return None;
         }
         let slot = self.live().upstream().slot(record.slot);
-        if failed {
-            return Some(slot.failed(record.generation, &record.parameters(), ngx_time()));
+        match end {
+            End::Good => slot.succeeded(record.generation),
+            End::Stale => {}
+            End::Failed => {
+                return Some(slot.failed(record.generation, &record.parameters(), ngx_time()));
+            }
         }
-        slot.succeeded(record.generation);
         None
+    }
+
+    /// How many servers of the list the request has not tried.
+    fn untried(&self) -> usize {
+        let list = self.list();
+        let usable = list.primary.servers().chain(list.backup.servers());
+        usable.filter(|&server| !self.tried.has(server)).count()
     }
 
     /// Whether `proxy_next_upstream_tries` allows another server.

@@ -1,4 +1,6 @@
 //! Tests of requests against a server that answers as it is told.
+#![forbid(unsafe_code)]
+
 use super::*;
 use crate::source::testing::{self, Script, close_early, reset};
 use std::thread;

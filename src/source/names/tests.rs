@@ -1,4 +1,6 @@
 //! Tests of host names with a resolver that answers as it is told.
+#![forbid(unsafe_code)]
+
 use super::*;
 use crate::source::mailbox::{Event, Mailbox};
 use std::sync::atomic::{AtomicUsize, Ordering};

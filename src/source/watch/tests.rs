@@ -1,4 +1,6 @@
 //! Tests of the whole way from an HTTP server to the mailbox.
+#![forbid(unsafe_code)]
+
 use super::*;
 use crate::model::{Endpoint, Parameters};
 use crate::source::consul::Query;
@@ -37,6 +39,7 @@ fn settings(server: &Server) -> Settings {
         timeout: LONG,
         max_body: 1000,
         allow_empty: false,
+        dump_path: None,
     }
 }
 
@@ -185,9 +188,10 @@ fn each_kind_of_failure_keeps_the_list_is_told_and_is_got_over() {
         hang(),
     ];
     let mut room = room(scripts, &["1.1.1.1:1"]);
-    let requests = room.requests(9);
+    // The connection that was closed at once brought no request.
+    let requests = room.requests(8);
     let indices: Vec<_> = requests.iter().map(|request| request.contains("index=5")).collect();
-    assert_eq!(indices, [false, false, false, false, true, false, false, false, true]);
+    assert_eq!(indices, [false, false, false, true, false, false, false, true]);
     let log = room.log();
     let kept = "keeping the last list (1 server), retrying";
     assert_eq!(log[1..], [

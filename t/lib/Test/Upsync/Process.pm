@@ -27,6 +27,7 @@ sub spawn {
     my $pid = fork() // die "fork: $!\n";
     if ($pid == 0) {
         $SIG{$_} = 'DEFAULT' for qw(INT TERM HUP PIPE CHLD);
+        _end_with_parent();
         open STDIN, '<', '/dev/null';
         open STDOUT, '>>', $opt{output} and open STDERR, '>&', \*STDOUT;
         if ($opt{code}) {
@@ -41,6 +42,14 @@ sub spawn {
         POSIX::_exit(111);
     }
     return bless { %opt, pid => $pid, parent => $$ }, $class;
+}
+
+# Not even a test that is killed leaves its processes behind: prctl(PR_SET_PDEATHSIG, SIGTERM),
+# which Perl knows only by number.
+sub _end_with_parent {
+    my $prctl = { x86_64 => 157, aarch64 => 167 }->{ (POSIX::uname())[4] };
+    syscall $prctl, 1, 15 if $prctl;
+    return;
 }
 
 =head2 pid, alive, signal(NAME)
