@@ -17,7 +17,6 @@ use crate::ngx::thread;
 use crate::ngx::wake::{self, Wake, Waker};
 use crate::shm::directory::{Origin, Upstream};
 use crate::shm::ledger::Book;
-use crate::shm::publish::PublishError;
 use crate::shm::zone::Zone;
 use crate::source::{Event, Level, Mailbox, Outcome, Watcher};
 use crate::upstream::Live;
@@ -78,8 +77,6 @@ struct Follower {
     cycle: u64,
     mailbox: Arc<Mailbox>,
     watcher: Watcher,
-    /// The zone was full the last time, and that has been logged.
-    full: bool,
 }
 
 /// All of them, woken together. They stop when this is dropped.
@@ -138,7 +135,7 @@ impl Follower {
         let list = upstream.block().map(|(_, block)| block.list()).unwrap_or_default();
         let watcher = thread::with_signals_blocked(|| Watcher::spawn(settings, list, mail))?;
         let (name, cycle) = (synced.name(), main.cycle.get());
-        Ok(Self { upstream, name, cycle, mailbox, watcher, full: false })
+        Ok(Self { upstream, name, cycle, mailbox, watcher })
     }
 
     fn read_mail(&mut self) {
@@ -156,23 +153,10 @@ impl Follower {
     fn apply(&mut self, list: &List) -> Outcome {
         match self.upstream.publish(self.cycle, list, Origin::Source) {
             Ok(difference) => {
-                self.full = false;
                 self.log_change(list, difference);
                 Outcome::Applied
             }
-            Err(error) => {
-                if error != PublishError::OldCycle && !self.full {
-                    let (name, count) = (&self.name, list.len());
-                    log(
-                        NGX_LOG_ERR,
-                        format_args!(
-                            "upsync: upstream \"{name}\": {count} servers refused, keeping the last list: {error}"
-                        ),
-                    );
-                    self.full = true;
-                }
-                Outcome::Refused
-            }
+            Err(error) => Outcome::Refused(error.reason()),
         }
     }
 

@@ -14,10 +14,10 @@ use nginx_sys::{
 use super::show;
 use crate::conf::initial::configured;
 use crate::conf::settings::Server;
-use crate::model::List;
 use crate::ngx::boundary::guarded;
 use crate::ngx::conf::{ERROR, OK};
 use crate::ngx::pool;
+use crate::shm::block::Block;
 
 const FAILED: ngx_int_t = NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t;
 
@@ -61,22 +61,20 @@ fn show_text(upstreams: &[*mut ngx_http_upstream_srv_conf_t], name: &[u8]) -> St
     let mut upstreams = upstreams.iter().filter_map(|&upstream| unsafe { upstream.as_ref() });
     let name_of = |upstream: &ngx_http_upstream_srv_conf_t| upstream.host.to_string();
     if name.is_empty() {
-        let upstreams: Vec<_> =
-            upstreams.map(|upstream| (name_of(upstream), servers(upstream))).collect();
-        return show::all(upstreams.iter().map(|(name, list)| (name.as_str(), list.clone())));
+        let all: Vec<_> = upstreams.map(|upstream| (name_of(upstream), list(upstream))).collect();
+        return show::all(all.iter().map(|(name, list)| (name.as_str(), list)));
     }
     match upstreams.find(|upstream| upstream.host.as_bytes().eq_ignore_ascii_case(name)) {
-        Some(upstream) => show::one(&name_of(upstream), &servers(upstream)),
+        Some(upstream) => show::one(&name_of(upstream), &list(upstream)),
         None => show::UNKNOWN.to_owned(),
     }
 }
 
 /// The list in force of an upstream, or its `server` lines if it has no other.
-fn servers(upstream: &ngx_http_upstream_srv_conf_t) -> List {
-    match Server::of(upstream).and_then(|server| server.live.get()) {
-        Some(live) => live.snapshot().block().list(),
-        None => configured(upstream),
-    }
+fn list(upstream: &ngx_http_upstream_srv_conf_t) -> Block {
+    let live = Server::of(upstream).and_then(|server| server.live.get());
+    let block = live.and_then(|live| live.upstream().block()).map(|(_, block)| block);
+    block.unwrap_or_else(|| Block::new(&configured(upstream)))
 }
 
 unsafe fn upstreams<'a>(

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::grammar::server;
-use crate::model::List;
+use crate::shm::block::Block;
 
 /// What is said where no upstream has the name that was asked for.
 pub const UNKNOWN: &str = "The upstream you requested does not exist. Please double-check the name";
@@ -11,31 +11,36 @@ pub const UNKNOWN: &str = "The upstream you requested does not exist. Please dou
 pub const NONE: &str = "No upstreams defined";
 
 /// One upstream.
-pub fn one(name: &str, list: &List) -> String {
-    let count = list.len();
-    format!("Upstream name: {name}; Backend server count: {count}\n{}", server::render_show(list))
+pub fn one(name: &str, list: &Block) -> String {
+    let servers = list.servers();
+    let count = servers.len();
+    format!(
+        "Upstream name: {name}; Backend server count: {count}\n{}",
+        server::render_show(servers)
+    )
 }
 
-/// All upstreams, each followed by an empty line.
-pub fn all<'a>(upstreams: impl IntoIterator<Item = (&'a str, List)>) -> String {
-    let text: String = upstreams.into_iter().map(|(name, list)| one(name, &list) + "\n").collect();
+/// All upstreams by name, each followed by an empty line.
+pub fn all<'a>(upstreams: impl IntoIterator<Item = (&'a str, &'a Block)>) -> String {
+    let text: String = upstreams.into_iter().map(|(name, list)| one(name, list) + "\n").collect();
     if text.is_empty() { NONE.to_owned() } else { text }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Address, Parameters, Peer};
+    use crate::model::{Address, List, Parameters, Peer};
 
     #[test]
     fn texts() {
         let address = Address::Ip("127.0.0.1:80".parse().unwrap());
-        let list = List::new([Peer { address, parameters: Parameters::CONSUL }]);
+        let list = Block::new(&List::new([Peer { address, parameters: Parameters::CONSUL }]));
+        let none = Block::new(&List::default());
         let test = "Upstream name: test; Backend server count: 1\n        \
                     server 127.0.0.1:80 weight=1 max_fails=2 fail_timeout=10s;\n";
         assert_eq!(one("test", &list), test);
         let empty = "Upstream name: b; Backend server count: 0\n";
-        assert_eq!(all([("test", list), ("b", List::default())]), format!("{test}\n{empty}\n"));
+        assert_eq!(all([("test", &list), ("b", &none)]), format!("{test}\n{empty}\n"));
         assert_eq!(all([]), NONE);
     }
 }

@@ -174,7 +174,9 @@ unsafe extern "C" fn upsync_dump_path(
         // SAFETY: the array holds pointers to upstreams that live as it does.
         let taken = others.iter().filter_map(|&other| unsafe { other.as_ref() }).find(|other| {
             let theirs = Server::of(other).filter(|theirs| !ptr::eq(*theirs, server));
-            theirs.and_then(|theirs| theirs.dump_path.get()).is_some_and(|theirs| is_same(theirs, &path))
+            theirs
+                .and_then(|theirs| theirs.dump_path.get())
+                .is_some_and(|theirs| is_same(theirs, &path))
         });
         if let Some(other) = taken {
             return directive.error(format_args!(

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::parameter::{self, ParameterError};
 use crate::model::address::AddressError;
-use crate::model::{Address, Endpoint, List, Parameters, Peer, Printable};
+use crate::model::{Endpoint, List, Parameters, Peer, Printable};
 use statements::{Statement, Statements};
 
 /// A statement that was skipped.
@@ -48,29 +48,28 @@ pub enum Reason {
 }
 
 /// One server as a line of text, without indent and line end.
-pub struct Line<'a> {
-    address: &'a Address,
+pub struct Line<A> {
+    address: A,
     parameters: Parameters,
 }
 
-impl<'a> Line<'a> {
+impl<A: fmt::Display> Line<A> {
     /// The line with the parameters as they are.
-    pub fn new(peer: &'a Peer) -> Self {
-        Self { address: &peer.address, parameters: peer.parameters }
+    pub fn new(address: A, parameters: Parameters) -> Self {
+        Self { address, parameters }
     }
 
     /// The line for nginx's own `include`. nginx refuses `weight=0`; a server that takes no
     /// requests is one that is down to it.
-    pub fn for_include(peer: &'a Peer) -> Self {
-        let mut line = Self::new(peer);
-        if line.parameters.weight == 0 {
-            line.parameters = Parameters { weight: 1, down: true, ..line.parameters };
+    pub fn for_include(address: A, parameters: Parameters) -> Self {
+        if parameters.weight == 0 {
+            return Self::new(address, Parameters { weight: 1, down: true, ..parameters });
         }
-        line
+        Self::new(address, parameters)
     }
 }
 
-impl fmt::Display for Line<'_> {
+impl<A: fmt::Display> fmt::Display for Line<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Parameters { weight, max_fails, fail_timeout, max_conns, down, backup } =
             self.parameters;
@@ -84,18 +83,19 @@ impl fmt::Display for Line<'_> {
     }
 }
 
-/// The servers as `upstream_show` lists them: each line with an indent of 8 spaces.
-pub fn render_show(list: &List) -> String {
-    render(list.peers().iter().map(|peer| ("        ", Line::new(peer))))
+/// Servers as `upstream_show` lists them: each line with an indent of 8 spaces.
+pub fn render_show<A: fmt::Display>(servers: impl Iterator<Item = (A, Parameters)>) -> String {
+    render("        ", servers.map(|(address, parameters)| Line::new(address, parameters)))
 }
 
 /// The content of the dump file: what nginx's `include` and [`parse`] read.
 pub fn render_dump(list: &List) -> String {
-    render(list.peers().iter().map(|peer| ("", Line::for_include(peer))))
+    let peers = list.peers().iter();
+    render("", peers.map(|peer| Line::for_include(&peer.address, peer.parameters)))
 }
 
-fn render<'a>(lines: impl Iterator<Item = (&'static str, Line<'a>)>) -> String {
-    lines.fold(String::new(), |mut text, (indent, line)| {
+fn render<A: fmt::Display>(indent: &str, lines: impl Iterator<Item = Line<A>>) -> String {
+    lines.fold(String::new(), |mut text, line| {
         // Writing into a String cannot fail.
         let _ = writeln!(text, "{indent}{line}");
         text
@@ -165,7 +165,7 @@ mod tests {
         let down = Parameters { down: true, ..Parameters::CONSUL };
         let list = List::new([peer("127.0.0.1:8088", heavy), peer("127.0.0.1:8089", down)]);
         assert_eq!(
-            render_show(&list),
+            render_show(list.peers().iter().map(|peer| (&peer.address, peer.parameters))),
             "        server 127.0.0.1:8088 weight=10 max_fails=3 fail_timeout=10s;\n        \
              server 127.0.0.1:8089 weight=1 max_fails=2 fail_timeout=10s down;\n"
         );
@@ -181,7 +181,7 @@ mod tests {
         let parameters =
             Parameters { max_conns: 5, backup: true, down: true, ..Parameters::CONSUL };
         assert_eq!(
-            Line::new(&peer("unix:/run/a", parameters)).to_string(),
+            Line::new("unix:/run/a", parameters).to_string(),
             "server unix:/run/a weight=1 max_fails=2 fail_timeout=10s max_conns=5 backup down;"
         );
     }
@@ -191,7 +191,10 @@ mod tests {
         let list = List::new([peer("[::1]:80", Parameters { weight: 0, ..Parameters::CONSUL })]);
         let rest = "max_fails=2 fail_timeout=10s";
         assert_eq!(render_dump(&list), format!("server [::1]:80 weight=1 {rest} down;\n"));
-        assert_eq!(render_show(&list), format!("        server [::1]:80 weight=0 {rest};\n"));
+        assert_eq!(
+            render_show(list.peers().iter().map(|peer| (&peer.address, peer.parameters))),
+            format!("        server [::1]:80 weight=0 {rest};\n")
+        );
     }
 
     #[test]
@@ -253,7 +256,7 @@ mod tests {
         fn what_is_rendered_reads_back(peers in proptest::collection::vec(any_peer(), 0..20)) {
             let list = List::new(peers);
             prop_assert_eq!(parse(render_dump(&list).as_bytes()), (list.clone(), vec![]));
-            prop_assert_eq!(parse(render_show(&list).as_bytes()), (list, vec![]));
+            prop_assert_eq!(parse(render_show(list.peers().iter().map(|peer| (&peer.address, peer.parameters))).as_bytes()), (list, vec![]));
         }
 
         #[test]

@@ -50,6 +50,11 @@ impl Record {
         }
     }
 
+    /// Takes the slot of a record of the same server in another list.
+    pub fn adopt(&mut self, other: &Self) {
+        (self.slot, self.generation) = (other.slot, other.generation);
+    }
+
     fn new(parameters: &Parameters) -> Self {
         Self {
             weight: parameters.weight,
@@ -137,14 +142,18 @@ impl Block {
         self.part(record.sockaddr, record.socklen)
     }
 
+    /// The servers as they are shown: the text of the address and the parameters.
+    pub fn servers(&self) -> impl ExactSizeIterator<Item = (&str, Parameters)> {
+        // Names were written from text, so no other bytes are there.
+        let text = |record| std::str::from_utf8(self.name(record)).unwrap_or_default();
+        self.records().iter().map(move |record| (text(record), record.parameters()))
+    }
+
     /// The list this block was made from.
     pub fn list(&self) -> List {
-        List::new(self.records().iter().filter_map(|record| {
-            let name = std::str::from_utf8(self.name(record)).ok()?;
+        List::new(self.servers().filter_map(|(name, parameters)| {
             match Endpoint::parse(name, None) {
-                Ok(Endpoint::Address(address)) => {
-                    Some(Peer { address, parameters: record.parameters() })
-                }
+                Ok(Endpoint::Address(address)) => Some(Peer { address, parameters }),
                 _ => None,
             }
         }))

@@ -21,11 +21,21 @@ use crate::model::{Difference, List};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum PublishError {
     /// Nothing of it was kept.
-    #[error(transparent)]
+    #[error("{}", self.reason())]
     Full(#[from] Full),
     /// A newer configuration is in force.
-    #[error("the configuration has been replaced")]
+    #[error("{}", self.reason())]
     OldCycle,
+}
+
+impl PublishError {
+    /// The text of the error.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Full(Full) => Full::REASON,
+            Self::OldCycle => "the configuration has been replaced",
+        }
+    }
 }
 
 impl Upstream {
@@ -36,17 +46,15 @@ impl Upstream {
         list: &List,
         origin: Origin,
     ) -> Result<Difference, PublishError> {
+        let block = Block::new(list);
         loop {
             let old = self.block();
-            let (last, before) = match &old {
-                Some((published, block)) => (*published, block.list()),
-                None => (self.published(), List::default()),
-            };
-            let difference = before.difference(list);
-            if last != 0 && difference.is_none() && before == *list {
+            let last = old.as_ref().map_or_else(|| self.published(), |(published, _)| *published);
+            let exchange = Exchange::new(block.clone(), old.as_ref().map(|(_, block)| block));
+            let difference = exchange.difference;
+            if last != 0 && difference.is_none() && !exchange.reordered {
                 return self.set_origin(cycle, origin).map(|()| difference);
             }
-            let exchange = Exchange::new(list, old.as_ref().map(|(_, block)| block));
             let locked = self.zone().lock();
             refuse_old(self.zone(), cycle)?;
             recover(&locked);
@@ -101,30 +109,37 @@ struct Exchange {
     block: Block,
     /// Slots of servers that leave.
     leaving: Vec<u64>,
-    /// Servers that need a slot.
-    joining: u64,
+    difference: Difference,
+    /// The same servers in another order.
+    reordered: bool,
 }
 
 impl Exchange {
-    fn new(list: &List, old: Option<&Block>) -> Self {
-        let mut block = Block::new(list);
-        let mut known: HashMap<&[u8], &Record, foldhash::fast::RandomState> = old
-            .map(|old| old.records().iter().map(|record| (old.name(record), record)).collect())
-            .unwrap_or_default();
-        let names = block.clone();
-        let mut joining = 0;
-        for (record, named) in block.records_mut().iter_mut().zip(names.records()) {
-            match known.remove(names.name(named)) {
-                Some(stays) => (record.slot, record.generation) = (stays.slot, stays.generation),
-                None => joining += 1,
+    fn new(mut block: Block, old: Option<&Block>) -> Self {
+        let before = old.map(|old| old.records().iter().zip(0_usize..)).into_iter().flatten();
+        let name = |record| old.map_or(&[][..], |old| old.name(record));
+        let mut known: HashMap<&[u8], (&Record, usize), foldhash::fast::RandomState> =
+            before.map(|(record, place)| (name(record), (record, place))).collect();
+        let (mut difference, mut reordered) = (Difference::default(), false);
+        for place in 0..block.records().len() {
+            let record = block.records()[place];
+            match known.remove(block.name(&record)) {
+                Some((stays, was)) => {
+                    difference.changed += usize::from(stays.parameters() != record.parameters());
+                    reordered |= was != place;
+                    block.records_mut()[place].adopt(stays);
+                }
+                None => difference.added += 1,
             }
         }
-        Self { leaving: known.values().map(|record| record.slot).collect(), block, joining }
+        difference.removed = known.len();
+        let leaving = known.values().map(|(record, _)| record.slot).collect();
+        Self { leaving, block, difference, reordered }
     }
 
     fn publish(mut self, upstream: &Upstream, locked: &Locked, last: u64) -> Result<(), Full> {
         let header = locked.zone().header();
-        while header.free_slots.load(Relaxed) < self.joining {
+        while header.free_slots.load(Relaxed) < self.difference.added as u64 {
             add_chunk(locked)?;
         }
         let offset = locked.allocate::<u64>(size_of_val(self.block.words()))?;

@@ -21,8 +21,13 @@ pub const SIZE_DEFAULT: usize = 8 * 1024 * 1024;
 
 /// The zone is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("no memory in the shared zone, raise \"upsync_zone\"")]
+#[error("{}", Self::REASON)]
 pub struct Full;
+
+impl Full {
+    /// The text of the error.
+    pub const REASON: &str = "no memory in the shared zone, raise \"upsync_zone\"";
+}
 
 /// A mapped zone. Copies are references to the same memory.
 #[derive(Clone, Copy, Debug)]

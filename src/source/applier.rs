@@ -47,19 +47,14 @@ pub enum Applied {
     /// Servers there are, but none with an address. The last list stays.
     NoAddress,
     /// The worker refused the list. The last one stays.
-    Refused,
+    Refused(&'static str),
     /// Nobody asks for lists any more.
     Stopped,
 }
 
 impl Applier {
     /// `list` is in force.
-    pub fn new(
-        list: List,
-        mailbox: Arc<Mailbox>,
-        names: Arc<Names>,
-        dump: Option<Dump>,
-    ) -> Self {
+    pub fn new(list: List, mailbox: Arc<Mailbox>, names: Arc<Names>, dump: Option<Dump>) -> Self {
         let state = State { list, servers: None, confirmed: false, dump };
         Self { mailbox, names, state: Mutex::new(state) }
     }
@@ -81,7 +76,7 @@ impl Applier {
     pub fn apply(&self, servers: Vec<Server>) -> Applied {
         let mut state = self.state.lock();
         let applied = self.put(&mut state, &servers);
-        if !matches!(applied, Applied::Refused | Applied::Stopped) {
+        if !matches!(applied, Applied::Refused(_) | Applied::Stopped) {
             state.servers = Some(servers);
         }
         applied
@@ -116,7 +111,7 @@ impl Applier {
                 state.keep();
                 if unchanged { Applied::Unchanged } else { Applied::Changed }
             }
-            Some(Outcome::Refused) => Applied::Refused,
+            Some(Outcome::Refused(reason)) => Applied::Refused(reason),
             None => Applied::Stopped,
         }
     }
@@ -192,9 +187,10 @@ mod tests {
     fn a_refused_list_is_offered_again() {
         let [a, b] = [server("1.1.1.1:1", 1), server("1.1.1.1:2", 2)];
         let room = room(&[a]);
-        for (outcome, applied) in
-            [(Outcome::Refused, Applied::Refused), (Outcome::Applied, Applied::Changed)]
-        {
+        for (outcome, applied) in [
+            (Outcome::Refused("full"), Applied::Refused("full")),
+            (Outcome::Applied, Applied::Changed),
+        ] {
             assert_eq!(room.apply(std::slice::from_ref(&b), outcome).0, applied);
         }
     }

@@ -51,7 +51,9 @@ fn write(path: &Path, list: &List) -> io::Result<()> {
     }
     let next = temporary(path);
     match replace(path, &next, text.as_bytes()) {
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => in_place(path, text.as_bytes()),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            in_place(path, text.as_bytes())
+        }
         Err(error) => {
             // What is left of a failed attempt is of no use; the error is what matters.
             let _ = fs::remove_file(&next);

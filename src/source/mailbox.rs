@@ -38,8 +38,9 @@ pub enum Event {
 pub enum Outcome {
     /// It is in force.
     Applied,
-    /// The list before it stays in force; the watcher comes again with the then newest list.
-    Refused,
+    /// The list before it stays in force, and why; the watcher comes again with the then newest
+    /// list.
+    Refused(&'static str),
 }
 
 /// Shared by one watcher and the worker. No method waits for the other side for longer than it
@@ -217,7 +218,7 @@ mod tests {
 
     #[test]
     fn an_offer_waits_for_its_outcome() {
-        for outcome in [Outcome::Applied, Outcome::Refused] {
+        for outcome in [Outcome::Applied, Outcome::Refused("full")] {
             let (mailbox, _) = mailbox();
             // Of an earlier list, too late.
             mailbox.applied(Outcome::Applied);

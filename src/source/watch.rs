@@ -51,8 +51,8 @@ pub enum Error {
     #[error("no servers under {0}")]
     NoServers(String),
     /// The worker could not put it in force.
-    #[error("the new list was refused")]
-    Refused,
+    #[error("new list refused: {0}")]
+    Refused(&'static str),
 }
 
 impl Watcher {
@@ -228,7 +228,7 @@ impl Follower {
             self.names.wait_for_new(NEW_NAMES);
         }
         match self.applier.apply(answer.servers) {
-            Applied::Refused => Err(Error::Refused),
+            Applied::Refused(reason) => Err(Error::Refused(reason)),
             applied => Ok(applied),
         }
     }
@@ -238,7 +238,7 @@ impl Follower {
             return;
         }
         let (names, applier) = (Arc::clone(&self.names), Arc::clone(&self.applier));
-        let run = move || names.run(|| applier.refresh() != Applied::Refused);
+        let run = move || names.run(|| !matches!(applier.refresh(), Applied::Refused(_)));
         match start_thread(run) {
             Ok(()) => self.has_resolver = true,
             Err(error) => {

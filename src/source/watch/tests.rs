@@ -159,7 +159,7 @@ fn an_answer_with_the_list_in_force_sends_nothing() {
 fn a_refused_list_is_asked_for_and_offered_again() {
     let scripts = vec![keys(5, &["1.1.1.1:1"]), keys(5, &["1.1.1.1:1"]), hang()];
     let mut room = room(scripts, &[]);
-    room.list(Outcome::Refused);
+    room.list(Outcome::Refused("full"));
     room.list(Outcome::Applied);
     let requests = room.requests(3);
     assert!(!requests[1].contains("index") && requests[2].contains("index=5"), "{requests:?}");

@@ -82,7 +82,8 @@ sub wait_until(&$;$) {
 
 Runs wrk and returns a hash: C<requests>, C<non_2xx>, C<socket_errors>, C<rate>, C<output>.
 Options: C<connections> (16), C<threads> (1), C<seconds> (2), C<headers>, C<script> (a Lua
-file), C<timeout> (5). With C<background> it returns a sub that waits for the result.
+file), C<timeout> (5). With C<background> it returns a sub that waits for the result, and C<pid> is a
+reference that gets the process to send INT to, for an earlier end.
 
 =cut
 
@@ -93,7 +94,8 @@ sub wrk {
     push @command, '-H', "$_: $opt{headers}{$_}" for sort keys %{ $opt{headers} // {} };
     push @command, '-s', $opt{script} if $opt{script};
 
-    open my $pipe, '-|', @command, $url or die "wrk: $!\n";
+    my $pid = open my $pipe, '-|', @command, $url or die "wrk: $!\n";
+    ${ $opt{pid} } = $pid if $opt{pid};
     my $result = sub {
         my $output = do { local $/; <$pipe> } // '';
         close $pipe or die "wrk failed: $output\n";
