@@ -15,7 +15,7 @@ pub mod mailbox;
 mod answer;
 mod applier;
 mod dns;
-mod dump;
+pub mod dump;
 mod journal;
 mod names;
 mod report;

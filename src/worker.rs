@@ -142,6 +142,8 @@ impl Follower {
         for event in self.mailbox.take() {
             match event {
                 Event::Log(level, message) => log(nginx_level(level), format_args!("{message}")),
+                // Refused only if this configuration is no longer in force.
+                Event::Confirmed => drop(self.upstream.confirm(self.cycle, Origin::Source)),
                 Event::List(list) => {
                     let outcome = self.apply(&list);
                     self.mailbox.applied(outcome);
@@ -166,11 +168,12 @@ impl Follower {
             return;
         }
         let (name, count, version) = (&self.name, list.len(), self.upstream.version());
+        let servers = if count == 1 { "server" } else { "servers" };
         let (free, all) = self.upstream.zone().pages();
         log(
             NGX_LOG_NOTICE,
             format_args!(
-                "upsync: upstream \"{name}\": {count} servers ({added} added, {removed} removed, {changed} changed), version {version}, {free} of {all} pages free"
+                "upsync: upstream \"{name}\": {count} {servers} ({added} added, {removed} removed, {changed} changed), version {version}, {free} of {all} pages free"
             ),
         );
     }

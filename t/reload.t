@@ -190,7 +190,7 @@ subtest 'a restart without Consul' => sub {
         map { "$_\n" } split /\n/, $before =~ s/.*count.*\n//r } 5, 'dumped';
     $consul->stop('KILL');
     $t->stop;
-    $t->start;
+    $t->run;
     is(show(), $before, 'the last list');
     is(http_get($t->port(0), '/')->{status}, 200, 'serves');
     $consul->restart(keep_data => 1);

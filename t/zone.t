@@ -56,7 +56,7 @@ subtest 'a zone that is too small' => sub {
 
 subtest '10,000 servers in a zone of the default size' => sub {
     configure('', '200ms');
-    $t->start;
+    $t->run;
     fill(10, 9_999);
     wait_until { count() == 10_000 } 60, 'fit';
     wait_until { $t->log =~ /: 10000 servers .* pages free/ } 5, 'logged';
@@ -81,7 +81,7 @@ subtest '10,000 servers in a zone of the default size' => sub {
 
 subtest '30,000 servers in a larger zone' => sub {
     configure('upsync_zone 32m;', '200ms');
-    $t->start;
+    $t->run;
     fill(10_000, 29_999);
     wait_until { count() == 30_000 } 90, 'fit';
     $consul->kv_delete("upstreams/app/$server");

@@ -285,7 +285,7 @@ unsafe extern "C" fn upsync_zone(
         };
         if size < SIZE_MIN as u64 || size > SIZE_MAX {
             return directive.error(format_args!(
-                "size \"{value}\" in \"upsync_zone\" is out of range, expected 128k to 32g"
+                "size \"{value}\" in \"upsync_zone\" is out of range, expected 128k to 32768m"
             ));
         }
         match main.zone_size.replace(Some(size as usize)) {

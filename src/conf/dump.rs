@@ -1,5 +1,6 @@
 //! Dump files, made ready by the master so that workers can write them.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
@@ -9,6 +10,7 @@ use nginx_sys::{NGX_LOG_WARN, ngx_cycle_t, ngx_log_t};
 
 use super::settings::Main;
 use crate::ngx::cycle;
+use crate::source::dump::TEMPORARY;
 
 /// Makes each dump file that is not there, and gives it to the user that workers run as. Says
 /// where a file can only be written in place.
@@ -31,6 +33,7 @@ fn prepare_one(upstream: &str, path: &Path, owner: Option<(u32, u32)>, log: *mut
         );
         return;
     }
+    remove_left_over(path);
     let folder =
         path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !is_writable(folder, owner) {
@@ -40,6 +43,26 @@ fn prepare_one(upstream: &str, path: &Path, owner: Option<(u32, u32)>, log: *mut
             log,
             "upsync: upstream \"{upstream}\": workers cannot make files in \"{folder}\", so \"upsync_dump_path\" is written in place and may be cut short by a crash"
         );
+    }
+}
+
+/// Removes what killed workers left: files named as the dump file, with a process id and the end
+/// of a temporary file. A worker that loses one it is writing writes it again.
+fn remove_left_over(path: &Path) {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str))
+    else {
+        return;
+    };
+    let is_ours = |other: &str| {
+        let rest = other.strip_prefix(name).and_then(|rest| rest.strip_prefix('.'));
+        let id = rest.and_then(|rest| rest.strip_suffix(TEMPORARY));
+        id.is_some_and(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(is_ours) {
+            // What cannot be removed is in nobody's way.
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 

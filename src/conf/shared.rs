@@ -83,6 +83,9 @@ fn enter(main: &Main, zone: Zone) -> Result<(), ZoneError> {
         let upstream = Upstream::open(zone, synced.nginx.host.as_bytes())?;
         if upstream.published() == 0 {
             publish_initial(main, &synced, &upstream, true)?;
+        } else {
+            // Not before this configuration is in force.
+            synced.server.has_old_list.set(upstream.origin() == Origin::Config);
         }
         let _ = synced.server.live.set(Live::new(upstream));
     }
@@ -159,8 +162,9 @@ pub fn commit(main: &Main, log: *mut ngx_log_t) {
         let Some(upstream) = synced.server.live.get().map(Live::upstream) else {
             continue;
         };
-        let is_initial = upstream.origin() == Origin::Config && upstream.published() != 0;
-        if is_initial && let Err(error) = publish_initial(main, &synced, upstream, false) {
+        if synced.server.has_old_list.get()
+            && let Err(error) = publish_initial(main, &synced, upstream, false)
+        {
             ngx::ngx_log_error!(NGX_LOG_ERR, log, "upsync: {error}");
         }
     }

@@ -88,10 +88,15 @@ pub fn render_show<A: fmt::Display>(servers: impl Iterator<Item = (A, Parameters
     render("        ", servers.map(|(address, parameters)| Line::new(address, parameters)))
 }
 
-/// The content of the dump file: what nginx's `include` and [`parse`] read.
+/// The content of the dump file: what nginx's `include` and [`parse`] read. nginx refuses an
+/// upstream whose servers are all `backup`; they serve alike without it.
 pub fn render_dump(list: &List) -> String {
-    let peers = list.peers().iter();
-    render("", peers.map(|peer| Line::for_include(&peer.address, peer.parameters)))
+    let all_backup = list.peers().iter().all(|peer| peer.parameters.backup);
+    let lines = list.peers().iter().map(|peer| {
+        let backup = peer.parameters.backup && !all_backup;
+        Line::for_include(&peer.address, Parameters { backup, ..peer.parameters })
+    });
+    render("", lines)
 }
 
 fn render<A: fmt::Display>(indent: &str, lines: impl Iterator<Item = Line<A>>) -> String {
@@ -144,6 +149,7 @@ fn server(statement: &Statement<'_>) -> Result<Peer, Reason> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Address;
     use crate::model::list::{COUNT_MAX, WEIGHT_MAX};
     use proptest::prelude::*;
     use std::net::SocketAddr;
@@ -255,8 +261,14 @@ mod tests {
         #[test]
         fn what_is_rendered_reads_back(peers in proptest::collection::vec(any_peer(), 0..20)) {
             let list = List::new(peers);
-            prop_assert_eq!(parse(render_dump(&list).as_bytes()), (list.clone(), vec![]));
-            prop_assert_eq!(parse(render_show(list.peers().iter().map(|peer| (&peer.address, peer.parameters))).as_bytes()), (list, vec![]));
+            let servers = list.peers().iter().map(|peer| (&peer.address, peer.parameters));
+            prop_assert_eq!(parse(render_show(servers).as_bytes()), (list.clone(), vec![]));
+            let any_primary = list.peers().iter().any(|peer| !peer.parameters.backup);
+            let as_dumped = List::new(list.peers().iter().cloned().map(|mut peer| {
+                peer.parameters.backup &= any_primary;
+                peer
+            }));
+            prop_assert_eq!(parse(render_dump(&list).as_bytes()), (as_dumped, vec![]));
         }
 
         #[test]

@@ -53,7 +53,7 @@ impl Upstream {
             let exchange = Exchange::new(block.clone(), old.as_ref().map(|(_, block)| block));
             let difference = exchange.difference;
             if last != 0 && difference.is_none() && !exchange.reordered {
-                return self.set_origin(cycle, origin).map(|()| difference);
+                return self.confirm(cycle, origin).map(|()| difference);
             }
             let locked = self.zone().lock();
             refuse_old(self.zone(), cycle)?;
@@ -68,7 +68,8 @@ impl Upstream {
         }
     }
 
-    fn set_origin(&self, cycle: u64, origin: Origin) -> Result<(), PublishError> {
+    /// Says where the list in force comes from.
+    pub fn confirm(&self, cycle: u64, origin: Origin) -> Result<(), PublishError> {
         refuse_old(self.zone(), cycle)?;
         self.entry().origin.store(origin as u32, Release);
         Ok(())

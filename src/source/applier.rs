@@ -98,18 +98,20 @@ impl Applier {
         if list.is_empty() && !servers.is_empty() {
             return Applied::NoAddress;
         }
-        let unchanged = state.list.difference(&list).is_none();
-        if unchanged && state.confirmed {
+        if state.list.difference(&list).is_none() {
+            if !std::mem::replace(&mut state.confirmed, true) {
+                self.mailbox.confirm();
+            }
             state.keep();
             return Applied::Unchanged;
         }
-        let list = if unchanged { state.list.clone() } else { state.list.after(list) };
+        let list = state.list.after(list);
         match self.mailbox.offer(list.clone()) {
             Some(Outcome::Applied) => {
                 state.list = list;
                 state.confirmed = true;
                 state.keep();
-                if unchanged { Applied::Unchanged } else { Applied::Changed }
+                Applied::Changed
             }
             Some(Outcome::Refused(reason)) => Applied::Refused(reason),
             None => Applied::Stopped,
@@ -171,7 +173,7 @@ mod tests {
         assert_eq!(room.applier.apply(servers.to_vec()), Applied::Unchanged);
         let [a, b] = servers;
         assert_eq!(room.applier.apply(vec![b, a]), Applied::Unchanged);
-        assert_eq!(room.mailbox.take(), []);
+        assert_eq!(room.mailbox.take(), [Event::Confirmed], "but confirmed, once");
     }
 
     #[test]

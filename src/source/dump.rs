@@ -45,6 +45,10 @@ impl Dump {
 /// sees the old file or the new one, also after a crash; where the folder does not let this
 /// process make files, the file is written in place.
 fn write(path: &Path, list: &List) -> io::Result<()> {
+    // A pipe would block, a device take anything.
+    if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        return Err(io::Error::other("not a regular file"));
+    }
     let text = server::render_dump(list);
     if list.is_empty() || fs::read(path).is_ok_and(|content| content == text.as_bytes()) {
         return Ok(());
@@ -63,11 +67,15 @@ fn write(path: &Path, list: &List) -> io::Result<()> {
     }
 }
 
+/// Each process has its own, so that an old worker and its successor never write one file.
 fn temporary(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(".tmp");
+    name.push(format!(".{}{TEMPORARY}", std::process::id()));
     PathBuf::from(name)
 }
+
+/// How the names of files end that a killed worker may leave beside its dump file.
+pub const TEMPORARY: &str = ".tmp";
 
 fn replace(path: &Path, next: &Path, content: &[u8]) -> io::Result<()> {
     // One that a killed worker left may belong to another user.

@@ -149,6 +149,10 @@ impl From<ureq::Error> for FetchError {
                 Self::Host(error.to_string())
             }
             ureq::Error::Io(error) => Self::Io(error),
+            // Its text has how much had been read by chance: a new text each time.
+            ureq::Error::LargeResponseHeader(_, max) => {
+                Self::Protocol(format!("head of more than {max} bytes"))
+            }
             other => Self::Protocol(other.to_string()),
         }
     }

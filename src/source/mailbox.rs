@@ -29,6 +29,8 @@ pub enum Level {
 pub enum Event {
     /// The list to put in force as it is, in this order. To be answered by [`Mailbox::applied`].
     List(List),
+    /// The source has the list that is in force. Sent once.
+    Confirmed,
     /// A printable line for the error log.
     Log(Level, String),
 }
@@ -114,6 +116,11 @@ impl Mailbox {
         } else {
             inner.dropped += 1;
         }
+    }
+
+    /// Says that the source has the list in force.
+    pub fn confirm(&self) {
+        self.inner.lock().put(Event::Confirmed);
     }
 
     /// Puts a list in the place of one not yet taken and waits for the worker's answer; nothing

@@ -136,7 +136,10 @@ sub _serve {
         kill 'TERM', -$$;
         POSIX::_exit(0);
     };
+    my $waiting = IO::Select->new($listener);
     for (my $number = 1; ; $number++) {
+        # perl puts a TERM off that comes just before accept(), so it is not left to wait there.
+        until ($waiting->can_read(0.1)) { }
         my $client = $listener->accept or next;
         my $pid = fork() // die "fork: $!\n";
         next if $pid;

@@ -1,0 +1,285 @@
+#!/usr/bin/perl
+
+# What README.md says, and the files of nginx-conf/: every block of the one and every file of the
+# other is run, and what is shown is compared.
+
+use strict;
+use warnings;
+
+use Test::More;
+
+use lib 't/lib';
+use Test::Upsync;
+
+my $t = Test::Upsync->new;
+my $consul = $t->consul;
+my $readme = slurp('README.md');
+
+# Addresses as they are written there, and as this test has them.
+my %address = (
+    '127.0.0.1:8500' => $consul->address,
+    map { ("127.0.0.1:$_" => '127.0.0.1:' . $t->free_port) } 8080, 9000, 9001,
+);
+my $written = join '|', map { quotemeta } keys %address;
+my %written = reverse %address;
+my $ours = join '|', map { quotemeta } keys %written;
+
+sub to_ours {
+    my $text = shift;
+    $text =~ s/($written)(?!\d)/$address{$1}/g;
+    # As Consul's services have it.
+    $text =~ s/(?<="Address": "127\.0\.0\.1", "Port": )(\d+)/substr $address{"127.0.0.1:$1"}, 10/ge;
+    return $text;
+}
+
+sub to_written { my $text = shift; $text =~ s/($ours)(?!\d)/$written{$1}/g; return $text }
+
+sub slurp {
+    my $path = shift;
+    open my $file, '<', $path or die "$path: $!\n";
+    local $/;
+    return scalar <$file>;
+}
+
+# The blocks of README.md: {language, line, text}.
+sub blocks {
+    my (@blocks, $block);
+    my $line = 0;
+    for (split /^/, $readme) {
+        $line++;
+        if ($block) {
+            /^```$/ ? undef $block : ($block->{text} .= $_);
+        } elsif (/^```(.*)$/) {
+            push @blocks, $block = { language => $1, line => $line, text => '' };
+        }
+    }
+    return @blocks;
+}
+
+# A whole configuration, around what is part of one, that can run in a folder of its own.
+sub configuration {
+    my $text = shift;
+    if ($text !~ /^http \{/m) {
+        my ($name) = $text =~ /^upstream (\w+)/m;
+        my $server = $name ? "location / { proxy_pass http://$name; }\nlocation = /upstream_list { upstream_show; }\n" : '';
+        my $http = $text =~ /^location/ ? '' : $text;
+        $server = $text unless $http;
+        my $backends = join '', map { "server { listen $_; return 200 \"hello world by $_\\n\"; }\n" }
+            '127.0.0.1:9000', '127.0.0.1:9001';
+        $text = "load_module modules/ngx_http_upsync_module.so;\nerror_log error.log notice;\npid nginx.pid;\n"
+            . "events {}\nhttp {\n$http\nserver {\nlisten 127.0.0.1:8080;\n$server}\n$backends}\n";
+    }
+    my ($module, $http) = ($t->module, $t->globals_http);
+    my $user = join "\n", 'daemon off;', grep { /^user / } split /\n/, $t->globals;
+    $text =~ s/^load_module \S+;/load_module $module;\n$user/m;
+    $text =~ s/^http \{/http {\n$http/m;
+    return to_ours($text);
+}
+
+# Runs an nginx with a configuration, and nothing in Consul.
+my $nginx;
+
+sub run_nginx {
+    my ($text, %files) = @_;
+    $nginx->stop if $nginx;
+    $consul->delete('/v1/kv/?recurse');
+    $consul->deregister_service($_) for keys %{ json($consul->get('/v1/agent/services')->{body}) };
+    $nginx = $t->another_nginx(configuration($text));
+    $t->write_file(substr("$nginx->{dir}/$_", length($t->testdir) + 1), $files{$_}) for keys %files;
+    return $nginx->run;
+}
+
+sub shell {
+    my $command = to_ours(shift);
+    # Without curl's progress.
+    $command =~ s/\bcurl /curl -s /g;
+    open my $pipe, '-|', 'bash', '-c', "cd '$nginx->{dir}' && $command" or die "bash: $!\n";
+    my $output = do { local $/; <$pipe> } // '';
+    close $pipe;
+    return to_written($output);
+}
+
+# Runs the commands of a console block. Those that only ask are run until they show what they
+# should: nginx follows Consul in its own time.
+sub console {
+    my ($text, $line) = @_;
+    my @parts = split /^\$ /m, $text;
+    shift @parts;
+    for (@parts) {
+        my ($command, $expected) = split /\n/, $_, 2;
+        $expected =~ s/\s+$//;
+        my $output;
+        wait_until {
+            ($output = shell($command)) =~ s/\s+$//;
+            $output eq $expected || $command =~ /-X/;
+        } 6;
+        is($output, $expected, "README.md:$line: $command");
+    }
+    return;
+}
+
+subtest 'README.md' => sub {
+    my %targets = map { $_ => 1 } slurp('Makefile') =~ /^([a-z-]+):/mg;
+    my ($running, $last) = ('', '');
+    for my $block (blocks()) {
+        my ($language, $line, $text) = @{$block}{qw(language line text)};
+        if ($language eq 'sh') {
+            for (split /\n/, $text) {
+                my ($target) = /^make ([a-z-]+)(?: [A-Z_]+=\S+)*$/;
+                ok($target && $targets{$target}, "README.md:$line: $_");
+            }
+        } elsif ($language eq 'nginx') {
+            # A dump file that is included has to be there.
+            $t->write_file('included.conf', "server 127.0.0.1:9000;\n");
+            (my $conf = $text) =~ s{/etc/nginx/app\.conf}{$t->testdir . '/included.conf'}ge;
+            my ($status, $output) = $t->nginx_t(configuration($conf));
+            is($status, 0, "README.md:$line: nginx -t") or diag($output);
+            unlike($output, qr/\[warn\]/, 'without a warning');
+            $last = $text;
+        } elsif ($language eq 'console') {
+            run_nginx($last) if $running ne $last;
+            $running = $last;
+            console($text, $line);
+        } else {
+            fail("README.md:$line: a block of another language ($language) is not tested");
+        }
+    }
+};
+
+subtest 'directives' => sub {
+    my $source = slurp('src/conf/directives.rs');
+    my %known = map { $_ => 1 } $source =~ /^\s*(?:command\()?c"([a-z_]+)",/mg, $source =~ /command\(c"([a-z_]+)"/g;
+    my %documented = map { $_ => 1 } $readme =~ /^### ([a-z_]+)$/mg;
+    is_deeply(\%documented, \%known, 'all and only they are documented');
+    for (sort keys %documented) {
+        like($readme, qr/^### $_\n\n- \*\*Syntax:\*\* `$_ [^`]*;`\n- \*\*Default:\*\* .+\n- \*\*Context:\*\* .+\n/m, $_)
+            unless $_ eq 'upstream_show';
+    }
+    my @parameters = slurp('src/conf/upsync.rs') =~ /^\s+"([a-z_]+)" => &mut words/mg;
+    cmp_ok(@parameters, '>', 4, 'parameters of upsync');
+    ok($readme =~ /^- \*\*Syntax:\*\* `upsync .*\b$_=/m, $_) for @parameters;
+};
+
+subtest 'log lines' => sub {
+    my $source = join '', map { slurp($_) } glob('src/*.rs src/*/*.rs src/*/*/*.rs');
+    $source =~ s/\\"/"/g;
+    my ($section) = $readme =~ /^## What the log says\n(.*?)^## /ms;
+    my @lines = $section =~ /^\| `(.*?)` \|/mg;
+    cmp_ok(@lines, '>', 8, 'lines');
+    for my $line (@lines) {
+        # What stands for something else is left out, the rest is in the code.
+        my @parts = grep { /\w{3}/ } split /…|\bN\b|"NAME"|"KEY"|"FILE"|HOST:PORT|\/PATH/, $line;
+        my @missing = grep { index($source, $_) < 0 } map { s/^[\s,:()]+|[\s,:()]+$//gr } @parts;
+        is_deeply(\@missing, [], $line);
+    }
+};
+
+subtest 'links' => sub {
+    for my $target ($readme =~ /\]\(([^)]+)\)/g) {
+        if ($target =~ /^#(.*)/) {
+            my $anchor = $1;
+            my @headings = map { lc(s/ /-/gr) } $readme =~ /^##+ (.*)$/mg;
+            ok((grep { $_ eq $anchor } @headings), $target);
+        } elsif ($target !~ /^https:/) {
+            ok(-e $target, $target);
+        }
+    }
+    my @files = glob 'nginx-conf/*.conf';
+    ok(index($readme, "($_)") > 0, "$_ is named") for @files;
+};
+
+# What each file of nginx-conf/ does: [what to do, command, its output] in turn.
+my $one = 'server 127.0.0.1:9000 weight=1 max_fails=2 fail_timeout=10s;';
+my $put = 'curl -X PUT http://127.0.0.1:8500/v1/kv/upstreams';
+my $list = 'curl http://127.0.0.1:8080/upstream_list';
+my $get = 'curl http://127.0.0.1:8080/';
+my $hello = 'hello world by 127.0.0.1:9000';
+my $register = q(curl -X PUT -d '{"Name": "web", "ID": "a", "Address": "127.0.0.1", "Port": 9000, "Weights": {"Passing": 5, "Warning": 2}, "Check": {"CheckID": "a", "TTL": "9m", "Status": "warning"}}' http://127.0.0.1:8500/v1/agent/service/register);
+my $kv = <<"EOF";
+\$ $put/app/127.0.0.1:9000
+true
+\$ $list?app
+Upstream name: app; Backend server count: 1
+        $one
+\$ $get
+$hello
+EOF
+my $empty = "\$ curl -X DELETE http://127.0.0.1:8500/v1/kv/upstreams/app/127.0.0.1:9000\ntrue\n";
+
+sub service {
+    my $weight = shift;
+    return "\$ $register\n\$ $list?web\nUpstream name: web; Backend server count: 1\n"
+        . "        server 127.0.0.1:9000 weight=$weight max_fails=2 fail_timeout=10s;\n\$ $get\n$hello\n";
+}
+
+my %files = (
+    'kv.conf' => $kv,
+    'keepalive.conf' => $kv,
+    'catalog.conf' => service(5),
+    'health.conf' => service(2),
+    'dump.conf' => "$kv\$ cat app.conf\n$one\n",
+    'strict.conf' => "$kv$empty\$ $list?app\nUpstream name: app; Backend server count: 0\n\$ $get -o /dev/null -w '%{http_code}'\n502\n",
+    'variable.conf' => "$kv\$ $put/beta/127.0.0.1:9001\ntrue\n\$ $get -H 'Host: beta.example.com'\nhello world by 127.0.0.1:9001\n",
+    'tls.conf' => "\$ $put/app/127.0.0.1:9001\ntrue\n\$ $get\nhello by tls\n",
+    # Its own test plays with it.
+    'demo.conf' => $kv,
+);
+
+is_deeply([sort keys %files], [map { s{.*/}{}r } glob 'nginx-conf/*.conf'], 'all files of nginx-conf/ are run');
+
+# Backends of the files: 9000 speaks HTTP; 9001, too, or TLS.
+my ($key, $certificate) = map { $t->testdir . "/tls.$_" } qw(key crt);
+my $made = !system("openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=app.example.com"
+    . " -addext subjectAltName=DNS:app.example.com -keyout $key -out $certificate 2>/dev/null");
+
+sub backends {
+    my $file = shift;
+    my $tls = $file eq 'tls.conf';
+    my $second = $tls ? "ssl_certificate $certificate; ssl_certificate_key $key; return 200 'hello by tls\\n';" : '';
+    my $ssl = $tls ? 'ssl' : '';
+    my $text = configuration(<<"EOF");
+load_module x;
+error_log error.log notice;
+pid nginx.pid;
+events {}
+http {
+    server { listen 127.0.0.1:9000; return 200 "hello world by 127.0.0.1:9000\\n"; }
+    server { listen 127.0.0.1:9001 $ssl; $second return 200 "hello world by 127.0.0.1:9001\\n"; }
+}
+EOF
+    return $t->another_nginx($text)->run;
+}
+
+for my $file (sort keys %files) {
+    subtest $file => sub {
+        plan(skip_all => 'no openssl') if $file eq 'tls.conf' && !$made;
+        my $text = slurp("nginx-conf/$file");
+        $nginx->stop if $nginx;
+        undef $nginx;
+        my $backends = backends($file);
+        my %more = $file eq 'tls.conf' ? ('ca.crt' => slurp($certificate)) : ();
+        $more{'app.conf'} = to_ours("server 127.0.0.1:9000;\n") if $file eq 'demo.conf';
+        if ($file eq 'strict.conf') {
+            my $nobody = '127.0.0.1:' . $t->free_port;
+            my $mute = $t->another_nginx(configuration($text =~ s/127\.0\.0\.1:8500/$nobody/r));
+            is($mute->start->exited, 1, 'nginx does not start without Consul');
+            $mute->expect_log(qr/strong_dependency=on/);
+            like($mute->log . $mute->output, qr/\[emerg\].* upstream "app": .*"upsync" has strong_dependency=on/, 'and says so');
+        }
+        run_nginx($text, %more);
+        console($files{$file}, $file);
+        if ($file eq 'dump.conf') {
+            $nginx->stop;
+            $consul->pause;
+            $nginx->run;
+            is(shell("$list?app"), "Upstream name: app; Backend server count: 1\n        $one\n", 'started without Consul');
+            is(shell($get), "$hello\n", 'it serves');
+            $consul->resume;
+        }
+        $nginx->stop;
+        undef $nginx;
+        $backends->stop;
+    };
+}
+
+$t->done;
