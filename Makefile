@@ -13,7 +13,7 @@ JOBS ?= $(shell nproc)
 
 # The other versions, and the tests of them that CI runs.
 MATRIX = 1.26.3 1.30
-MATRIX_QUICK ?= t/upsync.t t/kv.t
+MATRIX_QUICK ?= t/upsync.t t/kv.t t/reload.t
 
 export PATH := $(PATH):/usr/sbin:/usr/local/sbin
 export NGINX_BIN NGINX_SOURCE_DIR CARGO_TARGET_DIR
@@ -72,11 +72,14 @@ matrix-%:
 	nginx=$$(tools/nginx-matrix $*) && \
 	$(MAKE) build prove $$nginx OBJS=objs/$* CARGO_TARGET_DIR=target/$*
 
-bench: setup build	## figures that hang on the machine's speed: t/bench/
-	$(PROVE) -v t/bench
+bench: setup build	## figures that hang on the machine's speed, kept in objs/bench.txt
+	@mkdir -p $(OBJS)
+	($(PROVE) -v t/latency.t t/zone.t t/churn.t) 2>&1 | tee $(OBJS)/bench.txt
+	@! grep -q '^Result: FAIL' $(OBJS)/bench.txt
 
-soak: setup build	## hours of churn: t/soak/
-	$(PROVE) -v t/soak
+soak: setup build	## long runs: leaks over 20,000 cycles, reloads and kills, churn
+	TEST_CYCLES=20000 TEST_TIMES=100 TEST_SECONDS=120 $(MAKE) prove JOBS=1 \
+		TESTS="-v t/leak.t t/reload.t t/churn.t"
 
 fuzz:			## property tests with many more cases
 	PROPTEST_CASES=$${PROPTEST_CASES:-100000} cargo test --release --locked --no-default-features

@@ -45,8 +45,9 @@ impl Dump {
 /// sees the old file or the new one, also after a crash; where the folder does not let this
 /// process make files, the file is written in place.
 fn write(path: &Path, list: &List) -> io::Result<()> {
-    // A pipe would block, a device take anything.
-    if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+    // A pipe would block, a device take anything, and a link may lead anywhere: the master makes
+    // none of them its own either.
+    if fs::symlink_metadata(path).is_ok_and(|there| !there.is_file()) {
         return Err(io::Error::other("not a regular file"));
     }
     let text = server::render_dump(list);
