@@ -152,7 +152,7 @@ impl Slot {
     }
 
     /// The server has left: from now on its generation is not current.
-    pub(super) fn retire(&self) {
+    pub fn retire(&self) {
         self.connections.retire();
         self.fails.retire();
         for time in [&self.accessed, &self.checked] {
@@ -165,7 +165,7 @@ impl Slot {
 
     /// Takes over what another zone knew of the server, but for connections: those who hold them
     /// give them back to the other zone.
-    pub(super) fn copy_from(&self, other: &Self) {
+    pub fn copy_from(&self, other: &Self) {
         let fails = other.fails.0.load(Relaxed) as u32;
         self.fails.0.store(join(self.generation(), fails), Relaxed);
         self.accessed.store(other.accessed.load(Relaxed), Relaxed);
