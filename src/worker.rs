@@ -53,12 +53,7 @@ pub fn end(main: &Main) {
 
 fn open_book(main: &Main, zone: Zone) {
     let pid = process::id() as i32;
-    // SAFETY: signal 0 only asks; a process of another user exists too.
-    let is_alive = |pid| unsafe {
-        libc::kill(pid, 0) == 0
-            || std::io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
-    };
-    match Book::open(zone, main.cycle.get(), cycle::worker(), pid, is_alive) {
+    match Book::open(zone, main.cycle.get(), cycle::worker(), pid, cycle::is_alive) {
         Ok(book) => {
             let book = Rc::new(book);
             for live in main.synced().iter().filter_map(|synced| synced.server.live.get()) {

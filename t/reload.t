@@ -19,7 +19,9 @@ my $times = $ENV{TEST_TIMES} // 20;
 my $t = Test::Upsync->new;
 my $consul = $t->consul;
 my @servers = $t->backends(4)->addresses;
-my $slow = slow_backend($t);
+my $slow = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $t->free_port, Listen => 50,
+    ReuseAddr => 1) or die "listen: $!";
+my $slow_address = '127.0.0.1:' . $slow->sockport;
 
 # Keeps a reload from being the same as the last: what stands here may change.
 my %conf = (zone => '1m', lines => '', upsync => <<'EOF');
@@ -56,7 +58,7 @@ EOF
 
 configure();
 $consul->kv_put("upstreams/app/$servers[0]", '');
-$consul->kv_put("upstreams/one/$slow", '{"max_conns":1}');
+$consul->kv_put("upstreams/one/$slow_address", '{"max_conns":1}');
 $t->run;
 wait_until { served('app') == 1 && served('one') == 1 } 10, 'synced';
 
@@ -97,14 +99,33 @@ subtest 'a change after all that is seen by every worker' => sub {
 
 subtest 'connections of a killed worker are given back' => sub {
     for my $round (1 .. 3) {
-        my ($held, $pid) = hold_one();
+        my ($held, $pid, $again);
+        wait_until { ($held, $pid) = hold_one() } 10, 'one is held';
         is(http_get($t->port(0), '/one')->{status}, 502, 'max_conns is reached');
         $t->kill_worker($pid);
-        my ($again) = hold_one();
+        ($again) = hold_one();
         ok($again, 'the replacement finds it free');
-        $_->close for $held, $again;
-        wait_until { my ($free) = hold_one(); $free && $free->close } 10, 'and free again';
+        $_->close for grep { $_ } $held, $again;
     }
+};
+
+# The mutex of the zone is the first word of its memory: the process that holds it.
+subtest 'a worker killed with the lock held, during a reload' => sub {
+    my $master = $t->nginx->pid;
+    my ($worker) = $t->workers;
+    my @maps = map { [ map { hex } /^([0-9a-f]+)-([0-9a-f]+) rw-s/ ] } lines("/proc/$master/maps");
+    my ($zone) = map { $_->[0] } grep { @$_ && $_->[1] - $_->[0] == 1 << 20 } @maps;
+    open my $memory, '+<:raw', "/proc/$master/mem" or plan skip_all => "memory of nginx: $!";
+    kill 'STOP', $worker;
+    sysseek $memory, $zone, 0;
+    syswrite($memory, pack 'Q', $worker) or die "memory of nginx: $!";
+    my $mark = $t->nginx->log_mark;
+    $t->signal('HUP');
+    wait_until { $t->log($mark) =~ /reconfiguring/ } 10, 'a reload begins';
+    $t->nginx->expect_log(qr/process $worker exited on signal 9/);
+    kill 'KILL', $worker;
+    wait_until { !grep({ $_ == $worker } $t->workers) && $t->workers == 3 } 10, 'and ends';
+    change_is_seen('changes are seen');
 };
 
 subtest 'fails outlive a reload' => sub {
@@ -137,6 +158,7 @@ subtest 'a zone of another size takes the lists over' => sub {
         configure(zone => $zone);
         ok($t->reload, "zone of $zone");
         is(show(), $before, 'the same list without Consul');
+        is(served('one'), 1, 'also of an upstream that has no dump');
         is(http_get($t->port(0), '/')->{status}, 200, 'served');
     }
     $consul->restart;
@@ -209,6 +231,11 @@ $t->done;
 
 sub show { return http_get($t->port(0), '/list?app')->{body} }
 
+sub lines {
+    open my $file, '<', $_[0] or die "$_[0]: $!";
+    return <$file>;
+}
+
 sub served { return () = http_get($t->port(0), "/list?$_[0]")->{body} =~ /^ +server/mg }
 
 sub listed { return show() =~ /^ +server (\S+)/mg }
@@ -241,20 +268,14 @@ sub churn {
     }
 }
 
-# A request that waits for its answer, and the worker it is with; nothing if that is refused.
+# A request that waits for its answer, and the worker it is with; nothing if that is refused. The
+# server accepts it and says nothing.
 sub hold_one {
     my $connection = http_connect($t->port(0));
     my $pid = http_get(0, '/pid', connection => $connection)->{body};
     $connection->send("GET /one HTTP/1.1\r\nHost: a\r\n\r\n");
-    my $select = IO::Select->new($connection->{socket});
-    return if $select->can_read(0.3);
+    my ($ready) = IO::Select->new($slow, $connection->{socket})->can_read(10);
+    return unless $ready && $ready == $slow;
+    $connection->{server} = $slow->accept;
     return ($connection, $pid);
-}
-
-sub slow_backend {
-    my $port = $_[0]->free_port;
-    my $listen = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $port, Listen => 50,
-        ReuseAddr => 1) or die "listen: $!";
-    $main::keep = $listen;    # accepts by its backlog and never answers
-    return "127.0.0.1:$port";
 }

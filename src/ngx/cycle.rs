@@ -54,3 +54,19 @@ pub fn worker_owner(cycle: &ngx_cycle_t) -> Option<(u32, u32)> {
     let unset = |id: u32| id == u32::MAX;
     (!unset(core.user) && !unset(core.group)).then_some((core.user, core.group))
 }
+
+/// Whether a process runs: one that has ended is not, though its parent, which may be this one,
+/// has not asked about it yet.
+pub fn is_alive(pid: i32) -> bool {
+    // SAFETY: `waitid` fills the information it is given and with WNOWAIT changes nothing; signal
+    // 0 only asks, and a process of another user exists too.
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        if libc::waitid(libc::P_PID, pid as libc::id_t, &mut info, options) == 0 {
+            return info.si_pid() != pid;
+        }
+        let errno = || std::io::Error::last_os_error().raw_os_error();
+        libc::kill(pid, 0) == 0 || errno() == Some(libc::EPERM)
+    }
+}

@@ -3,8 +3,6 @@
 
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
 
-use super::slot::Slot;
-
 /// "upsync" and a NUL: says that a zone is ours.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"upsync\0\0");
 
@@ -14,8 +12,8 @@ pub const LAYOUT: u64 = 1;
 /// Lists of entries, chosen by a hash of the name.
 pub const BUCKETS: usize = 256;
 
-/// Slots in a chunk, which is one page of 4 KiB with its head.
-pub const CHUNK_SLOTS: usize = 63;
+/// The fewest slots in a chunk, which is then one page of 4 KiB with its head.
+pub const CHUNK_SLOTS_MIN: u64 = 63;
 
 /// Connections that a page of a ledger notes: one page of 4 KiB with its head.
 pub const LEDGER_CELLS: usize = 511;
@@ -34,6 +32,8 @@ pub struct Header {
     pub pending: AtomicU64,
     /// The block that `pending` takes the place of.
     pub retired: AtomicU64,
+    /// The same as `pending`, for a chunk that a pending block needs.
+    pub pending_chunk: AtomicU64,
     /// The first [`Chunk`].
     pub chunks: AtomicU64,
     /// The first free slot.
@@ -72,13 +72,14 @@ pub struct Entry {
 #[repr(C, align(64))]
 pub struct Turn(pub AtomicU64);
 
-/// A page of slots. Chunks are never given back: their slots are used again.
+/// The head of a run of slots, all free or owned by a server of some list in force. Chunks are
+/// never given back: their slots are used again.
 #[repr(C, align(64))]
 pub struct Chunk {
     /// The next chunk.
     pub next: AtomicU64,
-    /// All free or owned by a server of some list in force.
-    pub slots: [Slot; CHUNK_SLOTS],
+    /// How many slots follow.
+    pub count: AtomicU64,
 }
 
 /// The connections that one worker holds.

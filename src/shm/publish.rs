@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::block::{Block, Record};
 use super::directory::{Origin, Upstream, block_offset, successor};
-use super::layout::{BUCKETS, CHUNK_SLOTS, Chunk, Ledger};
+use super::layout::{BUCKETS, CHUNK_SLOTS_MIN, Chunk, Ledger};
 use super::slot::Slot;
 use super::zone::{Full, Locked, Zone};
 use crate::model::{Difference, List};
@@ -140,11 +140,14 @@ impl Exchange {
 
     fn publish(mut self, upstream: &Upstream, locked: &Locked, last: u64) -> Result<(), Full> {
         let header = locked.zone().header();
-        while header.free_slots.load(Relaxed) < self.difference.added as u64 {
-            add_chunk(locked)?;
-        }
         let offset = locked.allocate::<u64>(size_of_val(self.block.words()))?;
         header.retired.store(block_offset(last), Relaxed);
+        if let Err(full) = self.add_slots(locked) {
+            // SAFETY: it was just allocated, and nothing refers to it.
+            unsafe { locked.free(offset) };
+            locked.settle();
+            return Err(full);
+        }
         for record in self.block.records_mut().iter_mut().filter(|record| record.slot == 0) {
             record.slot = pop_slot(locked.zone());
             record.generation = slot(locked.zone(), record.slot).generation();
@@ -162,6 +165,15 @@ impl Exchange {
         }
         locked.settle();
         Ok(())
+    }
+
+    /// Makes sure that there are slots for the servers that join.
+    fn add_slots(&self, locked: &Locked) -> Result<(), Full> {
+        let free = locked.zone().header().free_slots.load(Relaxed);
+        match (self.difference.added as u64).saturating_sub(free) {
+            0 => Ok(()),
+            missing => add_chunk(locked, missing.max(CHUNK_SLOTS_MIN)),
+        }
     }
 }
 
@@ -186,15 +198,18 @@ fn push_slot(zone: &Zone, offset: u64) {
     header.free_slots.fetch_add(1, Relaxed);
 }
 
-fn add_chunk(locked: &Locked) -> Result<(), Full> {
+fn add_chunk(locked: &Locked, count: u64) -> Result<(), Full> {
     let header = locked.zone().header();
-    let offset = locked.allocate::<Chunk>(0)?;
-    chunk(locked.zone(), offset).next.store(header.chunks.load(Relaxed), Relaxed);
-    header.chunks.store(offset, Relaxed);
-    for slot in slots_of(offset) {
+    let size = size_of::<Chunk>() + count as usize * size_of::<Slot>();
+    let offset = locked.allocate_beside::<Chunk>(size, &header.pending_chunk)?;
+    let new = chunk(locked.zone(), offset);
+    new.count.store(count, Relaxed);
+    new.next.store(header.chunks.load(Relaxed), Relaxed);
+    header.chunks.store(offset, Release);
+    for slot in slots_of(locked.zone(), offset) {
         push_slot(locked.zone(), slot);
     }
-    locked.settle();
+    header.pending_chunk.store(0, Release);
     Ok(())
 }
 
@@ -203,9 +218,9 @@ fn chunk(zone: &Zone, offset: u64) -> &Chunk {
     unsafe { zone.at(offset) }
 }
 
-fn slots_of(chunk: u64) -> impl Iterator<Item = u64> {
-    let first = chunk + std::mem::offset_of!(Chunk, slots) as u64;
-    (0..CHUNK_SLOTS as u64).map(move |i| first + i * size_of::<Slot>() as u64)
+fn slots_of(zone: &Zone, offset: u64) -> impl Iterator<Item = u64> {
+    let first = offset + size_of::<Chunk>() as u64;
+    (0..chunk(zone, offset).count.load(Relaxed)).map(move |i| first + i * size_of::<Slot>() as u64)
 }
 
 fn chunks(zone: &Zone) -> impl Iterator<Item = u64> {
@@ -218,16 +233,22 @@ fn chunks(zone: &Zone) -> impl Iterator<Item = u64> {
 pub(super) fn recover(locked: &Locked) {
     let zone = locked.zone();
     let pending = zone.header().pending.load(Relaxed);
-    if pending == 0 {
+    let chunk = zone.header().pending_chunk.load(Relaxed);
+    if pending == 0 && chunk == 0 {
         return;
     }
-    let published = Upstream::all(*zone).any(|u| block_offset(u.published()) == pending);
+    if chunk != 0 && zone.header().chunks.load(Relaxed) != chunk {
+        // SAFETY: allocated, and not linked: nothing refers to it.
+        unsafe { locked.free(chunk) };
+    }
+    zone.header().pending_chunk.store(0, Relaxed);
+    let published = pending != 0 && is_published(zone, pending);
     let retired = zone.header().retired.load(Relaxed);
     if published && retired != 0 && !is_published(zone, retired) {
         // SAFETY: the killed writer had replaced this block and did not come to free it, or was
         // killed while nginx freed it, which nginx notices and reports.
         unsafe { locked.free(retired) };
-    } else if !published && !is_linked(zone, pending) {
+    } else if pending != 0 && !published && !is_linked(zone, pending) {
         // SAFETY: allocated, and neither published nor linked: nothing refers to it.
         unsafe { locked.free(pending) };
     }
@@ -242,15 +263,14 @@ fn is_published(zone: &Zone, block: u64) -> bool {
 /// Whether something was put into one of the lists that grow at their head.
 fn is_linked(zone: &Zone, offset: u64) -> bool {
     let header = zone.header();
-    let at_head = header.chunks.load(Relaxed) == offset
-        || header.ledgers.load(Relaxed) == offset
+    let at_head = header.ledgers.load(Relaxed) == offset
         || (0..BUCKETS).any(|bucket| header.buckets[bucket].load(Relaxed) == offset);
     at_head || super::ledger::all(zone).any(|ledger: &Ledger| ledger.pages.load(Relaxed) == offset)
 }
 
 /// Finds the free slots anew: all that no published block refers to.
 fn sweep(zone: &Zone) {
-    let all = || chunks(zone).flat_map(slots_of);
+    let all = || chunks(zone).flat_map(|chunk| slots_of(zone, chunk));
     for offset in all() {
         slot(zone, offset).mark.store(0, Relaxed);
     }

@@ -32,9 +32,8 @@ impl Count {
         (generation_of(word) == generation).then_some(word as u32)
     }
 
-    fn retire(&self) {
-        let word = self.0.load(Relaxed);
-        self.0.store(join(generation_of(word).wrapping_add(1), 0), Relaxed);
+    fn begin(&self, generation: u32) {
+        self.0.store(join(generation, 0), Relaxed);
     }
 }
 
@@ -151,16 +150,18 @@ impl Slot {
         }
     }
 
-    /// The server has left: from now on its generation is not current.
+    /// The server has left: from now on its generation is not current. The word that says which
+    /// is comes last, so whoever is killed before it leaves a slot that can be retired again.
     pub fn retire(&self) {
-        self.connections.retire();
-        self.fails.retire();
+        let next = self.generation().wrapping_add(1);
+        self.fails.begin(next);
         for time in [&self.accessed, &self.checked] {
             time.store(0, Relaxed);
         }
         for counter in [&self.requests, &self.failures] {
             counter.store(0, Relaxed);
         }
+        self.connections.begin(next);
     }
 
     /// Takes over what another zone knew of the server, but for connections: those who hold them
@@ -207,6 +208,15 @@ mod tests {
         assert!(!slot.connect(0, 0) && !slot.admits(0, &TWO_FAILS, 0));
         assert_eq!(slot.failed(0, &TWO_FAILS, 5), Failure::Counted);
         assert!(slot.admits(1, &TWO_FAILS, 5));
+    }
+
+    #[test]
+    fn a_retirement_that_was_cut_short_is_made_good_by_the_next() {
+        let slot = Slot::default();
+        slot.fails.begin(1);
+        slot.retire();
+        let generation = slot.generation();
+        assert!(slot.admits(generation, &TWO_FAILS, 0) && slot.connect(generation, 0));
     }
 
     #[test]

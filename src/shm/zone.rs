@@ -1,12 +1,17 @@
 //! The zone: memory that nginx's master maps once and all its workers share.
 
 use std::ptr::NonNull;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Release};
+use std::time::Duration;
 
 use nginx_sys::{
-    ngx_shmtx_lock, ngx_shmtx_unlock, ngx_slab_alloc_locked, ngx_slab_free_locked, ngx_slab_pool_t,
+    ngx_shmtx_force_unlock, ngx_shmtx_lock, ngx_shmtx_trylock, ngx_shmtx_unlock,
+    ngx_slab_alloc_locked, ngx_slab_free_locked, ngx_slab_pool_t,
 };
 use thiserror::Error;
+
+use crate::ngx::cycle;
 
 use super::layout::{Header, LAYOUT, MAGIC};
 
@@ -18,6 +23,9 @@ pub const SIZE_MAX: u64 = 32 << 30;
 
 /// Room for a little over 10,000 servers, also while a list is exchanged for its next.
 pub const SIZE_DEFAULT: usize = 8 * 1024 * 1024;
+
+/// How long the master sleeps before it asks for a mutex again.
+const LOCK_STEP: Duration = Duration::from_millis(1);
 
 /// The zone is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -105,9 +113,30 @@ impl Zone {
     /// Waits for the mutex. It is held for microseconds: by a writer for one copy of a list, by
     /// a reader the same.
     pub fn lock(&self) -> Locked {
-        // SAFETY: nginx initialised the mutex with the pool.
-        unsafe { ngx_shmtx_lock(&raw mut (*self.pool.as_ptr()).mutex) };
+        if cycle::is_worker() {
+            // SAFETY: nginx initialised the mutex with the pool.
+            unsafe { ngx_shmtx_lock(&raw mut (*self.pool.as_ptr()).mutex) };
+        } else {
+            self.lock_in_master();
+        }
         Locked { zone: *self }
+    }
+
+    /// The master releases the mutex of a worker that died, but not while it reads a
+    /// configuration: then it must not wait for a dead one, or nginx would stand still for ever.
+    fn lock_in_master(&self) {
+        // SAFETY: nginx initialised the mutex with the pool; its lock word is the holder's pid.
+        unsafe {
+            let mutex = &raw mut (*self.pool.as_ptr()).mutex;
+            while ngx_shmtx_trylock(mutex) == 0 {
+                let holder = (*mutex).lock.read_volatile() as i32;
+                if holder != 0 && !cycle::is_alive(holder) {
+                    ngx_shmtx_force_unlock(mutex, holder);
+                } else {
+                    std::thread::sleep(LOCK_STEP);
+                }
+            }
+        }
     }
 
     /// Pages that are free and pages there are, of nginx's page size.
@@ -140,6 +169,11 @@ impl Locked {
     /// Allocates zeroed memory for a `T`, or for `size` bytes if that is more, and notes it as
     /// pending until [`Locked::settle`].
     pub fn allocate<T>(&self, size: usize) -> Result<u64, Full> {
+        self.allocate_beside::<T>(size, &self.zone.header().pending)
+    }
+
+    /// The same, noted at another place of the header.
+    pub fn allocate_beside<T>(&self, size: usize, note: &AtomicU64) -> Result<u64, Full> {
         let size = size.max(size_of::<T>());
         let pool = self.zone.pool.as_ptr();
         // SAFETY: the lock is held, which is what this function of nginx wants.
@@ -148,7 +182,7 @@ impl Locked {
             return Err(Full);
         }
         let offset = memory as u64 - pool as u64;
-        self.zone.header().pending.store(offset, Relaxed);
+        note.store(offset, Release);
         // SAFETY: nginx gave `size` bytes here.
         unsafe { memory.cast::<u8>().write_bytes(0, size) };
         Ok(offset)
