@@ -17,6 +17,7 @@ use crate::ngx::thread;
 use crate::ngx::wake::{self, Wake, Waker};
 use crate::shm::directory::{Origin, Upstream};
 use crate::shm::ledger::Book;
+use crate::shm::publish::PublishError;
 use crate::shm::zone::Zone;
 use crate::source::{Event, Level, Mailbox, Outcome, Watcher};
 use crate::upstream::Live;
@@ -53,16 +54,15 @@ pub fn end(main: &Main) {
 
 fn open_book(main: &Main, zone: Zone) {
     let pid = process::id() as i32;
-    match Book::open(zone, main.cycle.get(), cycle::worker(), pid, cycle::is_alive) {
-        Ok(book) => {
-            let book = Rc::new(book);
-            for live in main.synced().iter().filter_map(|synced| synced.server.live.get()) {
-                live.set_book(Rc::clone(&book));
-            }
-            main.book.replace(Some(book));
-        }
-        Err(error) => log(NGX_LOG_ERR, format_args!("upsync: worker has no ledger: {error}")),
+    let opened = Book::open(zone, pid, cycle::is_alive);
+    let book = Rc::new(opened.unwrap_or_else(|error| {
+        log(NGX_LOG_ERR, format_args!("upsync: worker has no ledger: {error}"));
+        Book::without(zone)
+    }));
+    for live in main.synced().iter().filter_map(|synced| synced.server.live.get()) {
+        live.set_book(Rc::clone(&book));
     }
+    main.book.replace(Some(book));
 }
 
 /// One upstream that follows its source.
@@ -79,7 +79,7 @@ struct Followers(Vec<Follower>);
 
 impl Wake for Followers {
     fn woken(&mut self) {
-        for follower in self.0.iter_mut().filter(|_| !cycle::is_exiting()) {
+        for follower in self.0.iter().filter(|_| !cycle::is_exiting()) {
             follower.read_mail();
         }
     }
@@ -133,27 +133,26 @@ impl Follower {
         Ok(Self { upstream, name, cycle, mailbox, watcher })
     }
 
-    fn read_mail(&mut self) {
+    fn read_mail(&self) {
         for event in self.mailbox.take() {
             match event {
                 Event::Log(level, message) => log(nginx_level(level), format_args!("{message}")),
                 // Refused only if this configuration is no longer in force.
                 Event::Confirmed => drop(self.upstream.confirm(self.cycle, Origin::Source)),
-                Event::List(list) => {
-                    let outcome = self.apply(&list);
-                    self.mailbox.applied(outcome);
-                }
+                Event::List(list) => self.apply(&list),
             }
         }
     }
 
-    fn apply(&mut self, list: &List) -> Outcome {
+    fn apply(&self, list: &List) {
         match self.upstream.publish(self.cycle, list, Origin::Source) {
             Ok(difference) => {
                 self.log_change(list, difference);
-                Outcome::Applied
+                self.mailbox.applied(Outcome::Applied);
             }
-            Err(error) => Outcome::Refused(error.reason()),
+            Err(PublishError::Full(full)) => self.mailbox.applied(Outcome::Refused(full.reason())),
+            // A newer configuration follows the source now.
+            Err(PublishError::OldCycle) => self.watcher.stop(),
         }
     }
 

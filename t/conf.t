@@ -237,6 +237,11 @@ subtest 'a balancing directive of nginx beside "upsync"' => sub {
         refused("$_ before", upstream("$_;\n$upsync; #!"), $message);
         refused("$_ after", upstream("$upsync;\n$_; #!"), $message);
     }
+    my ($minor) = `${\ Test::Upsync::nginx_binary() } -v 2>&1` =~ m{/1\.(\d+)};
+    my $sticky = $minor >= 30 ? '"sticky" cannot be used with "upsync", expected "upsync_lb roundrobin" or no balancing directive'
+        : 'unknown directive "sticky"';
+    refused('sticky before', upstream("sticky cookie a;\n$upsync; #!"), $sticky) if $minor >= 30;
+    refused('sticky after', upstream("$upsync;\nsticky cookie a; #!"), $sticky);
 };
 
 subtest 'accepted in an upstream that is followed' => sub {

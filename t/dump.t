@@ -171,6 +171,24 @@ subtest 'a restart without Consul' => sub {
     file_is('app.conf', "server 127.0.0.1:1 $defaults;\nserver 127.0.0.1:2 $defaults;\n", 'and its list is dumped');
 };
 
+subtest 'a file that is not its own' => sub {
+    answer('linked', '127.0.0.1:1' => '');
+    for my $make (sub { link $_[0], $_[1] }, sub { symlink $_[0], $_[1] }) {
+        $t->write_file('secret', "secret\n");
+        chmod 0600, "$dir/secret";
+        my $owner = (stat "$dir/secret")[4];
+        unlink "$dir/linked.conf";
+        $make->("$dir/secret", "$dir/linked.conf") or die "link: $!";
+        my $nginx = $t->another_nginx(conf(1, followed('linked', "$dir/linked.conf")));
+        $nginx->run;
+        $nginx->log_like(qr/\[warn\].*upstream "linked": cannot write "\Q$dir\E\/linked\.conf" of "upsync_dump_path"/, 'said');
+        servers_are(1, 'linked', ['127.0.0.1:1 weight=1 max_fails=2 fail_timeout=10s'], 'the list serves');
+        is((stat "$dir/secret")[4], $owner, 'the other file is given to nobody');
+        is($t->read_file('secret'), "secret\n", 'nor written');
+        $nginx->stop;
+    }
+};
+
 subtest 'a file that is not as it should be' => sub {
     $t->write_file('corrupt.conf', <<'EOF');
 server 127.0.0.1:11 weight=2;

@@ -7,6 +7,7 @@ use warnings;
 
 use IO::Select;
 use IO::Socket::INET;
+use Socket qw(SOL_SOCKET SO_LINGER);
 use Test::More;
 use Time::HiRes qw(time);
 
@@ -175,6 +176,18 @@ subtest 'a kept connection that was closed is no failure of the server' => sub {
         close $kept;
         my $new = $next->(undef, "/held/$number/again");
         ok($new, 'and once more over a new one');
+        syswrite $new, $answer;
+        is($client->receive('GET')->{body}, 'held', 'which is answered');
+
+        # The request and the reset reach the worker at once, the request first.
+        my @workers = $t->workers;
+        kill 'STOP', @workers;
+        $ask->("/held/$number/reset");
+        setsockopt $new, SOL_SOCKET, SO_LINGER, pack 'ii', 1, 0;
+        close $new;
+        kill 'CONT', @workers;
+        $new = $next->(undef, "/held/$number/reset");
+        ok($new, 'once more over a new one also if the connection was reset');
         syswrite $new, $answer;
         is($client->receive('GET')->{body}, 'held', 'which is answered');
         close $new;

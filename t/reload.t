@@ -24,7 +24,7 @@ my $slow = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $t->free
 my $slow_address = '127.0.0.1:' . $slow->sockport;
 
 # Keeps a reload from being the same as the last: what stands here may change.
-my %conf = (zone => '1m', lines => '', upsync => <<'EOF');
+my %conf = (zone => '1m', lines => '', listen => '127.0.0.1:%%PORT_1%%', upsync => <<'EOF');
         upsync %%CONSUL%%/v1/kv/upstreams/app/ upsync_type=consul upsync_interval=20ms;
         upsync_dump_path %%TESTDIR%%/app.conf;
 EOF
@@ -47,6 +47,7 @@ http {
     }
     server {
         listen 127.0.0.1:%%PORT_0%%;
+        listen $is{listen};
         location / { proxy_pass http://app; }
         location /one { proxy_pass http://one; proxy_read_timeout 20s; }
         location /list { upstream_show; }
@@ -109,6 +110,19 @@ subtest 'connections of a killed worker are given back' => sub {
     }
 };
 
+subtest 'connections of a worker killed while it was shutting down are given back' => sub {
+    my ($held, $pid);
+    wait_until { ($held, $pid) = hold_one() } 10, 'one is held';
+    ok($t->reload, 'reload');
+    is_deeply([ $t->old_workers ], [$pid], 'by an old worker');
+    is(http_get($t->port(0), '/one')->{status}, 502, 'max_conns is reached');
+    $t->nginx->expect_log(qr/process $pid exited on signal 9/);
+    kill 'KILL', $pid;
+    my $again;
+    wait_until { ($again) = hold_one() } 10, 'free again, though nobody replaces it';
+    $_->close for grep { $_ } $held, $again;
+};
+
 # The mutex of the zone is the first word of its memory: the process that holds it.
 subtest 'a worker killed with the lock held, during a reload' => sub {
     my $master = $t->nginx->pid;
@@ -146,8 +160,18 @@ subtest 'a reload that fails changes nothing' => sub {
     configure(zone => '2m', lines => 'nonsense;');
     ok($t->reload(fails => 1), 'refused');
     is(show(), $before, 'the same list');
-    configure(zone => '2m', upsync => $conf{upsync} . 'zone app 64k; upsync_lb nonsense;');
+    configure(upsync => $conf{upsync} . 'zone app 64k; upsync_lb nonsense;');
     ok($t->reload(fails => 1), 'refused');
+
+    $consul->stop;
+    my $silent = $conf{upsync} =~ s/app/unheard/gr;
+    configure(upsync => "$conf{upsync} } upstream unheard { $silent");
+    ok($t->reload, 'an upstream without any list');
+    configure(upsync => "$conf{upsync} } upstream unheard { server 127.0.0.1:1; $silent",
+        listen => '127.0.0.1:' . $slow->sockport);
+    ok($t->reload(fails => 1), 'a server line, refused for another reason');
+    like(http_get($t->port(0), '/list?unheard')->{body}, qr/count: 0/, 'it has none still');
+    $consul->restart(keep_data => 1);
     change_is_seen('and a change is still seen');
 };
 

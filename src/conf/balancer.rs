@@ -9,7 +9,8 @@ use std::ffi::{CStr, c_char, c_void};
 
 use nginx_sys::{
     NGX_HTTP_MODULE, NGX_HTTP_UPS_CONF, ngx_command_t, ngx_conf_t, ngx_http_conf_ctx_t,
-    ngx_http_upstream_module, ngx_http_upstream_srv_conf_t, ngx_module_t, ngx_str_t, ngx_uint_t,
+    ngx_http_upstream_module, ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_module_t, ngx_str_t,
+    ngx_uint_t,
 };
 
 use super::settings::Server;
@@ -21,7 +22,7 @@ use crate::ngx::conf::{Directive, ERROR};
 const WRAPPERS: [&CStr; 1] = [c"keepalive"];
 
 /// Directives that bring their own.
-const METHODS: [&CStr; 4] = [c"least_conn", c"ip_hash", c"hash", c"random"];
+const METHODS: [&CStr; 5] = [c"least_conn", c"ip_hash", c"hash", c"random", c"sticky"];
 
 /// How many commands [`commands`] makes.
 pub const COUNT: usize = WRAPPERS.len() + METHODS.len();
@@ -44,6 +45,9 @@ pub const fn commands() -> [ngx_command_t; COUNT] {
     commands
 }
 
+/// A name that no directive in a file can have.
+const UNKNOWN: ngx_str_t = ngx_str_t { len: 1, data: c" ".as_ptr().cast_mut().cast() };
+
 /// Gives our commands the contexts and numbers of arguments of nginx's own, which differ from
 /// version to version. A name that this nginx lacks stays unknown.
 ///
@@ -56,7 +60,10 @@ pub unsafe fn adopt_types(cf: *mut ngx_conf_t) {
         let mut command = ngx_http_upsync_module.commands;
         while (*command).name.len != 0 {
             if (*command).set.is_some_and(|set| std::ptr::fn_addr_eq(set, noticed as Handler)) {
-                (*command).type_ = own(cf, &(*command).name).map_or(0, |(_, own)| (*own).type_);
+                match own(cf, &(*command).name) {
+                    Some((_, own)) => (*command).type_ = (*own).type_,
+                    None => (*command).name = UNKNOWN,
+                }
             }
             command = command.add(1);
         }
@@ -83,10 +90,14 @@ unsafe extern "C" fn noticed(
         } else {
             let _ = server.balancer.set(name);
         }
-        match own(cf, &(*command).name) {
-            Some((module, own)) => hand_on(cf, module, own),
-            None => directive.error(format_args!("unknown directive \"{name}\"")),
+        let Some((module, own)) = own(cf, &(*command).name) else {
+            return directive.error(format_args!("unknown directive \"{name}\""));
+        };
+        let result = hand_on(cf, module, own);
+        if server.upsync.get().is_none() {
+            unhook(upstream, server);
         }
+        result
     })
 }
 
@@ -123,6 +134,21 @@ pub unsafe fn hook(upstream: *mut ngx_http_upstream_srv_conf_t, server: &Server)
         server.hooked.set(true);
     }
 }
+
+/// Takes it out again if nothing was put over it: where a wrapper does not go by way of
+/// `init_upstream` (nginx 1.29.7 and later), a block without `upsync` stays as nginx has it.
+unsafe fn unhook(upstream: *mut ngx_http_upstream_srv_conf_t, server: &Server) {
+    // SAFETY: as in `hook`.
+    let upstream = unsafe { &mut *upstream };
+    let ours = |init| std::ptr::fn_addr_eq(init, init_upstream as InitUpstream);
+    if upstream.peer.init_upstream.is_some_and(ours) {
+        upstream.peer.init_upstream = None;
+        server.hooked.set(false);
+    }
+}
+
+type InitUpstream =
+    unsafe extern "C" fn(*mut ngx_conf_t, *mut ngx_http_upstream_srv_conf_t) -> ngx_int_t;
 
 /// nginx's command of a name, and its module.
 unsafe fn own(

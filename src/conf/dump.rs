@@ -46,20 +46,20 @@ fn prepare_one(upstream: &str, path: &Path, owner: Option<(u32, u32)>, log: *mut
     }
 }
 
-/// Removes what killed workers left: files named as the dump file, with a process id and the end
-/// of a temporary file. A worker that loses one it is writing writes it again.
+/// Removes what killed workers left: files named as the dump file, with the id of a process that
+/// is no more and the end of a temporary file.
 fn remove_left_over(path: &Path) {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str))
     else {
         return;
     };
-    let is_ours = |other: &str| {
+    let is_left = |other: &str| {
         let rest = other.strip_prefix(name).and_then(|rest| rest.strip_prefix('.'));
         let id = rest.and_then(|rest| rest.strip_suffix(TEMPORARY));
-        id.is_some_and(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()))
+        id.and_then(|id| id.parse().ok()).is_some_and(|id: i32| id > 0 && !cycle::is_alive(id))
     };
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_name().to_str().is_some_and(is_ours) {
+        if entry.file_name().to_str().is_some_and(is_left) {
             // What cannot be removed is in nobody's way.
             let _ = fs::remove_file(entry.path());
         }
@@ -74,8 +74,10 @@ fn make(path: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
         .mode(0o644)
         .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK)
         .open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("not a regular file"));
+    // A file that has another name too may be anybody's, and is about to be given away.
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.nlink() != 1 {
+        return Err(io::Error::other("not a regular file of one name"));
     }
     owner.map_or(Ok(()), |(user, group)| fchown(&file, Some(user), Some(group)))
 }

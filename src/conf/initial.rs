@@ -13,7 +13,7 @@ use super::directives::is_placeholder;
 use super::settings::{Main, Synced};
 use crate::grammar::server;
 use crate::model::{Endpoint, List, Parameters, Peer};
-use crate::ngx::cycle;
+use crate::ngx::{cycle, thread};
 use crate::shm::directory::Origin;
 use crate::source::{self, Settings};
 
@@ -55,7 +55,7 @@ pub fn list(
     if may_fetch && synced.upsync.strong_dependency && cycle::is_start() && !cycle::is_test() {
         let settings = watcher_settings(main, synced);
         let timeout = START_TIMEOUT.min(settings.timeout);
-        let list = source::fetch_once(&settings, timeout)
+        let list = thread::with_signals_blocked(|| source::fetch_once(&settings, timeout))
             .map_err(|error| InitialError { cause: error.to_string() })?;
         if !list.is_empty() || synced.upsync.allow_empty {
             return Ok((list, Origin::Source));

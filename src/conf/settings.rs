@@ -52,8 +52,8 @@ pub struct Server {
     pub hooked: Cell<bool>,
     /// nginx has called it.
     pub initialized: Cell<bool>,
-    /// The list in force is from the `server` lines or the dump of the configuration before.
-    pub has_old_list: Cell<bool>,
+    /// Its list is to be put in force with the configuration: no source has spoken yet.
+    pub awaits_commit: Cell<bool>,
     /// The upstream's place in the zone.
     pub live: OnceCell<Live>,
 }

@@ -60,7 +60,7 @@ unsafe extern "C" fn init(zone: *mut ngx_shm_zone_t, last: *mut c_void) -> ngx_i
             return NGX_ERROR as ngx_int_t;
         };
         let result = match (last.is_null(), Zone::attach(pool)) {
-            (false, Some(zone)) => enter(main, zone),
+            (false, Some(zone)) => enter(main, zone, false),
             _ => Zone::create(pool)
                 .map_err(ZoneError::from)
                 .and_then(|new| enter_new(main, new, (*zone).shm.log)),
@@ -75,17 +75,17 @@ unsafe extern "C" fn init(zone: *mut ngx_shm_zone_t, last: *mut c_void) -> ngx_i
     })
 }
 
-/// A zone that the configuration before has used goes on: a list that came from a source stays.
-fn enter(main: &Main, zone: Zone) -> Result<(), ZoneError> {
+/// Finds the upstreams in the zone. A list that came from a source stays; another is put in force
+/// now if the zone is new, else by [`commit`]: until then the configuration may yet be refused.
+fn enter(main: &Main, zone: Zone, is_new: bool) -> Result<(), ZoneError> {
     main.zone.set(Some(zone));
     main.cycle.set(zone.cycle() + 1);
     for synced in main.synced() {
         let upstream = Upstream::open(zone, synced.nginx.host.as_bytes())?;
-        if upstream.published() == 0 {
+        if is_new && upstream.published() == 0 {
             publish_initial(main, &synced, &upstream, true)?;
         } else {
-            // Not before this configuration is in force.
-            synced.server.has_old_list.set(upstream.origin() == Origin::Config);
+            synced.server.awaits_commit.set(upstream.origin() == Origin::Config);
         }
         let _ = synced.server.live.set(Live::new(upstream));
     }
@@ -111,7 +111,7 @@ fn enter_new(main: &Main, zone: Zone, log: *mut ngx_log_t) -> Result<(), ZoneErr
             "upsync: {count} upstreams copied to a zone of a new size"
         );
     }
-    enter(main, zone)
+    enter(main, zone, true)
 }
 
 /// The zone of the configuration in force while another is being read.
@@ -162,7 +162,8 @@ pub fn commit(main: &Main, log: *mut ngx_log_t) {
         let Some(upstream) = synced.server.live.get().map(Live::upstream) else {
             continue;
         };
-        if synced.server.has_old_list.get()
+        if synced.server.awaits_commit.get()
+            && upstream.origin() == Origin::Config
             && let Err(error) = publish_initial(main, &synced, upstream, false)
         {
             ngx::ngx_log_error!(NGX_LOG_ERR, log, "upsync: {error}");

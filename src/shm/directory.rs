@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::block::Block;
 use super::layout::{BUCKETS, Entry};
+use super::publish::lock_to_write;
 use super::slot::Slot;
 use super::zone::{Full, Locked, Zone};
 
@@ -28,7 +29,7 @@ impl Upstream {
     /// The upstream of that name, made if there is none. Names are compared as nginx compares
     /// host names: without regard to ASCII case.
     pub fn open(zone: Zone, name: &[u8]) -> Result<Self, Full> {
-        let locked = zone.lock();
+        let locked = lock_to_write(&zone);
         let bucket = &zone.header().buckets[bucket(name)];
         let mut next = bucket.load(Acquire);
         while next != 0 {

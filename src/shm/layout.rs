@@ -87,10 +87,6 @@ pub struct Chunk {
 pub struct Ledger {
     /// The next ledger.
     pub next: AtomicU64,
-    /// The configuration cycle of the worker.
-    pub cycle: AtomicU64,
-    /// The number of the worker in its cycle.
-    pub worker: AtomicU64,
     /// The process that writes it; 0 is none.
     pub pid: AtomicI32,
     /// The first [`LedgerPage`].

@@ -4,13 +4,13 @@
 //! killed in between makes the count one too low, never too high: it is right again as soon as
 //! the server has no connections, where one too many would stay for ever.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::layout::{Header, LEDGER_CELLS, Ledger, LedgerPage};
-use super::publish::recover;
+use super::publish::lock_to_write;
 use super::slot::Slot;
 use super::zone::{Full, Locked, Zone};
 
@@ -21,7 +21,11 @@ const SLOT_UNIT: u64 = size_of::<Slot>() as u64;
 #[derive(Debug)]
 pub struct Book {
     zone: Zone,
-    ledger: u64,
+    /// None if the zone was full: then nothing is noted, and what this worker holds is lost to
+    /// the counts if it is killed.
+    ledger: Option<u64>,
+    /// When [`Book::reclaim`] last looked, in seconds.
+    reclaimed: Cell<i64>,
     /// Offsets of cells that note nothing.
     free: RefCell<Vec<u64>>,
 }
@@ -36,38 +40,34 @@ pub struct Held {
 }
 
 impl Book {
-    /// Opens the ledger of worker number `worker` of a cycle, and gives back what workers held
-    /// that are no more: the one this replaces, and any whose process `is_alive` denies.
-    pub fn open(
-        zone: Zone,
-        cycle: u64,
-        worker: u64,
-        pid: i32,
-        is_alive: impl Fn(i32) -> bool,
-    ) -> Result<Self, Full> {
-        let locked = zone.lock();
-        recover(&locked);
-        let replaced = |ledger: &Ledger| {
-            ledger.cycle.load(Relaxed) == cycle && ledger.worker.load(Relaxed) == worker
-        };
-        for ledger in all(&zone) {
-            let owner = ledger.pid.load(Relaxed);
-            if owner != 0 && (replaced(ledger) || !is_alive(owner)) {
-                give_back(&zone, ledger);
-                ledger.pid.store(0, Relaxed);
-            }
-        }
+    /// Opens a ledger for this process, and gives back what workers held that are no more: those
+    /// that `is_alive` denies, and one that had this process's id before it.
+    pub fn open(zone: Zone, pid: i32, is_alive: impl Fn(i32) -> bool) -> Result<Self, Full> {
+        let locked = lock_to_write(&zone);
+        free_all(&zone, |owner| owner == pid || !is_alive(owner));
         let unused = offsets(&zone).find(|&at| ledger(&zone, at).pid.load(Relaxed) == 0);
         let at = match unused {
             Some(at) => at,
             None => add_ledger(&locked, zone.header())?,
         };
         let ours = ledger(&zone, at);
-        ours.cycle.store(cycle, Relaxed);
-        ours.worker.store(worker, Relaxed);
         ours.pid.store(pid, Relaxed);
         let free = pages(&zone, ours).flat_map(cells_of).collect();
-        Ok(Self { zone, ledger: at, free: RefCell::new(free) })
+        Ok(Self { ledger: Some(at), free: RefCell::new(free), ..Self::without(zone) })
+    }
+
+    /// No ledger.
+    pub fn without(zone: Zone) -> Self {
+        Self { zone, ledger: None, reclaimed: Cell::new(0), free: RefCell::default() }
+    }
+
+    /// Gives back what workers hold that are no more, at most once a second. A worker that was
+    /// killed while it was shutting down is not replaced, so nobody else looks.
+    pub fn reclaim(&self, now: i64, is_alive: impl Fn(i32) -> bool) {
+        if self.reclaimed.replace(now) != now {
+            let _locked = self.zone.lock();
+            free_all(&self.zone, |owner| !is_alive(owner));
+        }
     }
 
     /// Counts a connection at a slot, unless `max_conns` are there or its server has left.
@@ -93,9 +93,10 @@ impl Book {
     /// Ends the worker's use of its ledger. What it still holds is given back.
     pub fn close(&self) {
         let _locked = self.zone.lock();
-        let ours = ledger(&self.zone, self.ledger);
-        give_back(&self.zone, ours);
-        ours.pid.store(0, Relaxed);
+        if let Some(ours) = self.ledger.map(|at| ledger(&self.zone, at)) {
+            give_back(&self.zone, ours);
+            ours.pid.store(0, Relaxed);
+        }
     }
 
     /// A cell to note a connection in; none if the zone is full, in which case a connection is
@@ -103,9 +104,9 @@ impl Book {
     fn free_cell(&self) -> Option<u64> {
         let mut free = self.free.borrow_mut();
         if free.is_empty() {
-            let locked = self.zone.lock();
-            recover(&locked);
-            free.extend(cells_of(add_page(&locked, ledger(&self.zone, self.ledger)).ok()?));
+            let ours = ledger(&self.zone, self.ledger?);
+            let locked = lock_to_write(&self.zone);
+            free.extend(cells_of(add_page(&locked, ours).ok()?));
         }
         free.pop()
     }
@@ -162,6 +163,17 @@ fn cells_of(page: u64) -> impl Iterator<Item = u64> {
 fn cell(zone: &Zone, offset: u64) -> &AtomicU64 {
     // SAFETY: the offset is from `cells_of` a page, and pages are never freed.
     unsafe { zone.at(offset) }
+}
+
+/// Frees the ledgers of processes that are over; what they note is given back.
+fn free_all(zone: &Zone, is_over: impl Fn(i32) -> bool) {
+    for ledger in all(zone) {
+        let owner = ledger.pid.load(Relaxed);
+        if owner != 0 && is_over(owner) {
+            give_back(zone, ledger);
+            ledger.pid.store(0, Relaxed);
+        }
+    }
 }
 
 fn give_back(zone: &Zone, ledger: &Ledger) {

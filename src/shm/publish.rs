@@ -21,21 +21,11 @@ use crate::model::{Difference, List};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum PublishError {
     /// Nothing of it was kept.
-    #[error("{}", self.reason())]
+    #[error(transparent)]
     Full(#[from] Full),
     /// A newer configuration is in force.
-    #[error("{}", self.reason())]
+    #[error("the configuration has been replaced")]
     OldCycle,
-}
-
-impl PublishError {
-    /// The text of the error.
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::Full(Full) => Full::REASON,
-            Self::OldCycle => "the configuration has been replaced",
-        }
-    }
 }
 
 impl Upstream {
@@ -55,9 +45,8 @@ impl Upstream {
             if last != 0 && difference.is_none() && !exchange.reordered {
                 return self.confirm(cycle, origin).map(|()| difference);
             }
-            let locked = self.zone().lock();
+            let locked = lock_to_write(self.zone());
             refuse_old(self.zone(), cycle)?;
-            recover(&locked);
             // Another writer came first: what to keep of the old list has to be found anew.
             if self.published() != last {
                 continue;
@@ -142,16 +131,8 @@ impl Exchange {
         let header = locked.zone().header();
         let offset = locked.allocate::<u64>(size_of_val(self.block.words()))?;
         header.retired.store(block_offset(last), Relaxed);
-        if let Err(full) = self.add_slots(locked) {
-            // SAFETY: it was just allocated, and nothing refers to it.
-            unsafe { locked.free(offset) };
-            locked.settle();
-            return Err(full);
-        }
-        for record in self.block.records_mut().iter_mut().filter(|record| record.slot == 0) {
-            record.slot = pop_slot(locked.zone());
-            record.generation = slot(locked.zone(), record.slot).generation();
-        }
+        // As after a writer that was killed here: the block goes, slots that were taken come back.
+        self.take_slots(locked).inspect_err(|_| recover(locked))?;
         // SAFETY: the block was allocated with this size, and is not yet published.
         unsafe { locked.write(offset, self.block.words()) };
         upstream.entry().published.store(successor(last, offset), Release);
@@ -164,6 +145,17 @@ impl Exchange {
             unsafe { locked.free(block_offset(last)) };
         }
         locked.settle();
+        Ok(())
+    }
+
+    /// Gives slots to the servers that join.
+    fn take_slots(&mut self, locked: &Locked) -> Result<(), Full> {
+        self.add_slots(locked)?;
+        let zone = locked.zone();
+        for record in self.block.records_mut().iter_mut().filter(|record| record.slot == 0) {
+            record.slot = pop_slot(zone).ok_or(Full)?;
+            record.generation = slot(zone, record.slot).generation();
+        }
         Ok(())
     }
 
@@ -182,20 +174,25 @@ fn slot(zone: &Zone, offset: u64) -> &Slot {
     unsafe { zone.at(offset) }
 }
 
-fn pop_slot(zone: &Zone) -> u64 {
+/// The count goes down first and up last: a writer killed between leaves it too low, never too
+/// high.
+fn pop_slot(zone: &Zone) -> Option<u64> {
     let header = zone.header();
     let offset = header.free_slot.load(Relaxed);
-    header.free_slot.store(slot(zone, offset).next.load(Relaxed), Relaxed);
-    header.free_slots.fetch_sub(1, Relaxed);
-    offset
+    if offset == 0 {
+        return None;
+    }
+    header.free_slots.fetch_sub(1, Release);
+    header.free_slot.store(slot(zone, offset).next.load(Relaxed), Release);
+    Some(offset)
 }
 
 fn push_slot(zone: &Zone, offset: u64) {
     let header = zone.header();
     slot(zone, offset).retire();
     slot(zone, offset).next.store(header.free_slot.load(Relaxed), Relaxed);
-    header.free_slot.store(offset, Relaxed);
-    header.free_slots.fetch_add(1, Relaxed);
+    header.free_slot.store(offset, Release);
+    header.free_slots.fetch_add(1, Release);
 }
 
 fn add_chunk(locked: &Locked, count: u64) -> Result<(), Full> {
@@ -229,8 +226,16 @@ fn chunks(zone: &Zone) -> impl Iterator<Item = u64> {
     std::iter::successors(first, move |&last| some(chunk(zone, last).next.load(Relaxed)))
 }
 
+/// The lock for whoever allocates: what a killed writer left is put right first, before a new
+/// note takes the place of the one that says so.
+pub(super) fn lock_to_write(zone: &Zone) -> Locked {
+    let locked = zone.lock();
+    recover(&locked);
+    locked
+}
+
 /// Puts right what a killed writer left: at most one allocation, one block and some slots.
-pub(super) fn recover(locked: &Locked) {
+fn recover(locked: &Locked) {
     let zone = locked.zone();
     let pending = zone.header().pending.load(Relaxed);
     let chunk = zone.header().pending_chunk.load(Relaxed);

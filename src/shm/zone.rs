@@ -33,8 +33,12 @@ const LOCK_STEP: Duration = Duration::from_millis(1);
 pub struct Full;
 
 impl Full {
+    const REASON: &str = "no memory in the shared zone, raise \"upsync_zone\"";
+
     /// The text of the error.
-    pub const REASON: &str = "no memory in the shared zone, raise \"upsync_zone\"";
+    pub fn reason(self) -> &'static str {
+        Self::REASON
+    }
 }
 
 /// A mapped zone. Copies are references to the same memory.
@@ -149,8 +153,9 @@ impl Zone {
         }
     }
 
-    /// Makes `cycle` the configuration in force. Older ones write no more.
+    /// Makes `cycle` the configuration in force. Older ones write no more, once this returns.
     pub fn enter_cycle(&self, cycle: u64) {
+        let _locked = self.lock();
         self.header().cycle.store(cycle, Release);
     }
 

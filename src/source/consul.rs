@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod catalog;
+mod elements;
 mod kv;
 
 use std::fmt;
@@ -11,7 +12,6 @@ use std::time::Duration;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::Value;
-use serde_json::value::RawValue;
 use thiserror::Error;
 
 use crate::model::{Endpoint, Parameters, Printable};
@@ -157,22 +157,29 @@ impl Query {
     }
 
     /// Reads the answer, an array of entries. A bad entry carries its fault and hides no other;
-    /// the folders of a KV answer are left out.
+    /// of those without an address no more than [`BAD_MAX`] are told. The folders of a KV answer
+    /// are left out.
     pub fn parse(&self, body: &[u8]) -> Result<Vec<Entry>, ParseError> {
-        let elements: Option<Vec<&RawValue>> =
-            serde_json::from_slice(body).map_err(|error| ParseError(error.to_string()))?;
-        let elements = elements.unwrap_or_default().into_iter().map(RawValue::get);
-        Ok(match self.kind {
-            Kind::Kv => {
-                let prefix = &self.path[self.kind.path_start().len()..];
-                let prefix = percent_decode_str(prefix).decode_utf8_lossy();
-                elements.enumerate().filter_map(|(n, e)| kv::entry(n, e, &prefix)).collect()
-            }
-            Kind::Catalog => elements.enumerate().map(|(n, e)| catalog::service(n, e)).collect(),
-            Kind::Health => elements.enumerate().map(|(n, e)| catalog::health(n, e)).collect(),
-        })
+        let prefix = &self.path[self.kind.path_start().len()..];
+        let prefix = percent_decode_str(prefix).decode_utf8_lossy();
+        let (mut entries, mut bad) = (Vec::new(), 0);
+        let read = |place: usize, json: &str| {
+            let entry = match self.kind {
+                Kind::Kv => kv::entry(place, json, &prefix),
+                Kind::Catalog => Some(catalog::service(place, json)),
+                Kind::Health => Some(catalog::health(place, json)),
+            };
+            bad += usize::from(entry.as_ref().is_some_and(|entry| entry.endpoint.is_err()));
+            entries.extend(entry.filter(|entry| entry.endpoint.is_ok() || bad <= BAD_MAX));
+        };
+        elements::each(body, read).map_err(|error| ParseError(error.to_string()))?;
+        Ok(entries)
     }
 }
+
+/// The most entries without an address that are told of one answer. Each takes a hundred times
+/// the memory of the two bytes that may make it.
+pub const BAD_MAX: usize = 1000;
 
 /// The arguments may hold a token.
 impl fmt::Debug for Query {

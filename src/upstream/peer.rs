@@ -14,7 +14,7 @@ use super::live::{Live, Turn};
 use super::snapshot::Snapshot;
 use crate::balance::Tried;
 use crate::ngx::boundary::guarded;
-use crate::ngx::pool;
+use crate::ngx::{cycle, pool};
 use crate::shm::ledger::Held;
 use crate::shm::slot::Failure;
 
@@ -41,16 +41,21 @@ enum End {
     Stale,
 }
 
-/// Whether a failed attempt found its kept connection closed.
+/// Whether a failed attempt found its kept connection closed: no byte of an answer came over it,
+/// and not for want of time.
 ///
 /// # Safety
 ///
-/// nginx has called `free` for an attempt on `peer`.
-unsafe fn is_stale(peer: &ngx_peer_connection_t) -> bool {
-    // SAFETY: a peer's connection, if there is one, is open and has its read event.
+/// nginx has called `free` for an attempt on `peer`, of this request.
+unsafe fn is_stale(peer: &ngx_peer_connection_t, request: *mut ngx_http_request_t) -> bool {
+    // SAFETY: a peer's connection, if there is one, has its events; nginx has set the state of
+    // the attempt before it asked for a server.
     unsafe {
-        let read = peer.connection.as_ref().and_then(|connection| connection.read.as_ref());
-        peer.cached() != 0 && read.is_none_or(|read| read.eof() != 0 || read.error() != 0)
+        let timed_out = peer.connection.as_ref().is_some_and(|connection| {
+            (*connection.read).timedout() != 0 || (*connection.write).timedout() != 0
+        });
+        let state = (*(*request).upstream).state.as_ref();
+        peer.cached() != 0 && !timed_out && state.is_none_or(|state| state.bytes_received == 0)
     }
 }
 
@@ -143,7 +148,7 @@ unsafe extern "C" fn free(
         let end = match failed {
             false => End::Good,
             // SAFETY: nginx closes the connection of a failed attempt after this.
-            true if unsafe { is_stale(connection) } => End::Stale,
+            true if unsafe { is_stale(connection, choice.request) } => End::Stale,
             true => End::Failed,
         };
         if choice.finish(end) == Some(Failure::Disabled) {
@@ -241,14 +246,16 @@ impl Choice {
 
     /// Counts a connection to the server if it may be asked now.
     fn connect(&self, server: u32) -> Option<Attempt> {
-        if self.tried.has(server) {
+        let (list, live) = (self.list(), self.live());
+        // nginx lets a request try the only server again where a kept connection was closed.
+        if self.tried.has(server) && !list.is_single() {
             return None;
         }
-        let (list, live) = (self.list(), self.live());
         let record = list.record(server);
         let (slot, parameters) = (live.upstream().slot(record.slot), record.parameters());
         let connections = slot.connections(record.generation)?;
         if parameters.max_conns != 0 && connections >= parameters.max_conns {
+            live.book()?.reclaim(ngx_time(), cycle::is_alive);
             return None;
         }
         if !list.is_single() && !slot.admits(record.generation, &parameters, ngx_time()) {

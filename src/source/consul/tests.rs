@@ -327,3 +327,12 @@ fn thirty_thousand_keys_are_read_fast() {
     println!("{} bytes: parsed {parsed:?}, list {:?}", body.len(), start.elapsed());
     assert_eq!(after.len(), 30_000);
 }
+
+#[test]
+fn a_flood_of_bad_entries_takes_no_memory() {
+    let body = format!("[{}0]", "0,".repeat(100_000));
+    for kind in [Kind::Kv, Kind::Catalog, Kind::Health] {
+        let query = Query::new(kind, &format!("{}a", kind.path_start())).unwrap();
+        assert_eq!(query.parse(body.as_bytes()).unwrap().len(), BAD_MAX);
+    }
+}

@@ -199,7 +199,7 @@ fn each_kind_of_failure_keeps_the_list_is_told_and_is_got_over() {
         "Notice consul 127.0.0.1 answers again".into(),
         format!("Error consul 127.0.0.1: answered 500, {kept}"),
         "Error consul 127.0.0.1: answer is no JSON array of entries: invalid type: map, expected \
-         a sequence at line 1 column 0, "
+         an array at line 1 column 2, "
             .to_owned()
             + kept,
         format!("Error consul 127.0.0.1: answer of more than 1000 bytes, see upsync_max_body, {kept}"),
