@@ -35,6 +35,8 @@ pub struct Record {
     socklen: u32,
     name: u32,
     name_len: u32,
+    /// So that no byte of a record is padding.
+    _spare: u32,
 }
 
 impl Record {
@@ -121,7 +123,7 @@ impl Block {
         let count = self.0[1] as usize;
         debug_assert!(HEAD + count * RECORD <= self.0.len() * 8);
         // SAFETY: `new` laid out `count` records behind the head, a `Record` is plain integers
-        // without padding that matters, and `u64`s are aligned at least as a `Record` is.
+        // without padding, and `u64`s are aligned at least as a `Record` is.
         unsafe { std::slice::from_raw_parts(self.0.as_ptr().byte_add(HEAD).cast(), count) }
     }
 

@@ -24,6 +24,9 @@ pub struct Book {
     /// None if the zone was full: then nothing is noted, and what this worker holds is lost to
     /// the counts if it is killed.
     ledger: Option<u64>,
+    /// The zone has had a page whenever one was needed. Asking a full one with each request would
+    /// take the lock each time.
+    may_grow: Cell<bool>,
     /// When [`Book::reclaim`] last looked, in seconds.
     reclaimed: Cell<i64>,
     /// Offsets of cells that note nothing.
@@ -58,7 +61,13 @@ impl Book {
 
     /// No ledger.
     pub fn without(zone: Zone) -> Self {
-        Self { zone, ledger: None, reclaimed: Cell::new(0), free: RefCell::default() }
+        Self {
+            zone,
+            ledger: None,
+            may_grow: Cell::new(true),
+            reclaimed: Cell::new(0),
+            free: RefCell::default(),
+        }
     }
 
     /// Gives back what workers hold that are no more, at most once a second. A worker that was
@@ -103,10 +112,11 @@ impl Book {
     /// only lost to the count if this worker is killed.
     fn free_cell(&self) -> Option<u64> {
         let mut free = self.free.borrow_mut();
-        if free.is_empty() {
+        if free.is_empty() && self.may_grow.get() {
             let ours = ledger(&self.zone, self.ledger?);
-            let locked = lock_to_write(&self.zone);
-            free.extend(cells_of(add_page(&locked, ours).ok()?));
+            let page = add_page(&lock_to_write(&self.zone), ours);
+            self.may_grow.set(page.is_ok());
+            free.extend(page.into_iter().flat_map(cells_of));
         }
         free.pop()
     }
