@@ -1,6 +1,7 @@
 //! One immutable list as a run of bytes: records, then the socket addresses and names that they
 //! refer to. It is built outside shared memory and copied there and back as a whole.
 
+use std::io::Write;
 use std::net::SocketAddr;
 
 use crate::model::{Address, Endpoint, List, Parameters, Peer};
@@ -80,14 +81,16 @@ pub struct Block(Box<[u64]>);
 impl Block {
     /// The block of a list, its slots not yet known.
     pub fn new(list: &List) -> Self {
-        let mut tail = Vec::with_capacity(list.len() * 40);
+        let mut tail = Vec::with_capacity(list.len() * 48);
         let start = HEAD + list.len() * RECORD;
         let mut records: Vec<Record> = Vec::with_capacity(list.len());
         for peer in list.peers() {
             let mut record = Record::new(&peer.parameters);
-            (record.sockaddr, record.socklen) = append(start, &mut tail, &sockaddr(&peer.address));
-            let name = peer.address.to_string();
-            (record.name, record.name_len) = append(start, &mut tail, name.as_bytes());
+            (record.sockaddr, record.socklen) =
+                append(start, &mut tail, |tail| put_sockaddr(tail, &peer.address));
+            // Writing into a vector cannot fail.
+            let put_name = |tail: &mut Vec<u8>| drop(write!(tail, "{}", peer.address));
+            (record.name, record.name_len) = append(start, &mut tail, put_name);
             records.push(record);
         }
         tail.resize(tail.len().next_multiple_of(8), 0);
@@ -178,33 +181,35 @@ impl Block {
 
 /// Appends at the next multiple of 8 and says where that is in the block. 8 bytes are what a
 /// `struct sockaddr` may want at most.
-fn append(start: usize, tail: &mut Vec<u8>, bytes: &[u8]) -> (u32, u32) {
+fn append(start: usize, tail: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>)) -> (u32, u32) {
     tail.resize(tail.len().next_multiple_of(8), 0);
-    let place = start + tail.len();
-    tail.extend_from_slice(bytes);
-    (place as u32, bytes.len() as u32)
+    let place = tail.len();
+    put(tail);
+    ((start + place) as u32, (tail.len() - place) as u32)
 }
 
 /// A `struct sockaddr` of Linux as `connect()` takes it.
-fn sockaddr(address: &Address) -> Vec<u8> {
+fn put_sockaddr(tail: &mut Vec<u8>, address: &Address) {
     let family = |family: i32| (family as libc::sa_family_t).to_ne_bytes();
     match address {
         Address::Ip(SocketAddr::V4(v4)) => {
-            [&family(libc::AF_INET)[..], &v4.port().to_be_bytes(), &v4.ip().octets(), &[0; 8]]
-                .concat()
+            tail.extend(family(libc::AF_INET));
+            tail.extend(v4.port().to_be_bytes());
+            tail.extend(v4.ip().octets());
+            tail.extend([0; 8]);
         }
-        Address::Ip(SocketAddr::V6(v6)) => [
-            &family(libc::AF_INET6)[..],
-            &v6.port().to_be_bytes(),
-            &v6.flowinfo().to_ne_bytes(),
-            &v6.ip().octets(),
-            &v6.scope_id().to_ne_bytes(),
-        ]
-        .concat(),
+        Address::Ip(SocketAddr::V6(v6)) => {
+            tail.extend(family(libc::AF_INET6));
+            tail.extend(v6.port().to_be_bytes());
+            tail.extend(v6.flowinfo().to_ne_bytes());
+            tail.extend(v6.ip().octets());
+            tail.extend(v6.scope_id().to_ne_bytes());
+        }
         Address::Unix(path) => {
-            let mut bytes = [&family(libc::AF_UNIX)[..], path.as_bytes()].concat();
-            bytes.resize(size_of::<libc::sockaddr_un>(), 0);
-            bytes
+            let end = tail.len() + size_of::<libc::sockaddr_un>();
+            tail.extend(family(libc::AF_UNIX));
+            tail.extend(path.as_bytes());
+            tail.resize(end, 0);
         }
     }
 }

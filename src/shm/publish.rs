@@ -6,6 +6,7 @@
 //! old list in force, one killed after it the new; what else it left is put right by [`recover`].
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
 use thiserror::Error;
@@ -36,11 +37,10 @@ impl Upstream {
         list: &List,
         origin: Origin,
     ) -> Result<Difference, PublishError> {
-        let block = Block::new(list);
         loop {
             let old = self.block();
             let last = old.as_ref().map_or_else(|| self.published(), |(published, _)| *published);
-            let exchange = Exchange::new(block.clone(), old.as_ref().map(|(_, block)| block));
+            let exchange = Exchange::new(Block::new(list), old.as_ref().map(|(_, block)| block));
             let difference = exchange.difference;
             if last != 0 && difference.is_none() && !exchange.reordered {
                 return self.confirm(cycle, origin).map(|()| difference);
@@ -105,26 +105,59 @@ struct Exchange {
 }
 
 impl Exchange {
-    fn new(mut block: Block, old: Option<&Block>) -> Self {
-        let before = old.map(|old| old.records().iter().zip(0_usize..)).into_iter().flatten();
-        let name = |record| old.map_or(&[][..], |old| old.name(record));
-        let mut known: HashMap<&[u8], (&Record, usize), foldhash::fast::RandomState> =
-            before.map(|(record, place)| (name(record), (record, place))).collect();
-        let (mut difference, mut reordered) = (Difference::default(), false);
-        for place in 0..block.records().len() {
-            let record = block.records()[place];
-            match known.remove(block.name(&record)) {
-                Some((stays, was)) => {
-                    difference.changed += usize::from(stays.parameters() != record.parameters());
-                    reordered |= was != place;
-                    block.records_mut()[place].adopt(stays);
+    fn new(block: Block, old: Option<&Block>) -> Self {
+        let mut exchange = Self {
+            block,
+            leaving: Vec::new(),
+            difference: Difference::default(),
+            reordered: false,
+        };
+        match old {
+            Some(old) => exchange.compare(old),
+            None => exchange.difference.added = exchange.block.records().len(),
+        }
+        exchange
+    }
+
+    /// Most changes touch few servers of many: what is the same at the start and at the end of
+    /// both lists needs no look-up.
+    fn compare(&mut self, old: &Block) {
+        let (new_len, old_len) = (self.block.records().len(), old.records().len());
+        let is_same = |block: &Block, new: usize, was: usize| {
+            block.name(&block.records()[new]) == old.name(&old.records()[was])
+        };
+        let most = new_len.min(old_len);
+        let start = (0..most).take_while(|&i| is_same(&self.block, i, i)).count();
+        let end = (1..=most - start)
+            .take_while(|&i| is_same(&self.block, new_len - i, old_len - i))
+            .count();
+        (0..start).for_each(|i| self.keep(i, &old.records()[i]));
+        (1..=end).for_each(|i| self.keep(new_len - i, &old.records()[old_len - i]));
+        self.compare_between(start..new_len - end, old, start..old_len - end);
+    }
+
+    fn compare_between(&mut self, new: Range<usize>, old: &Block, was: Range<usize>) {
+        let hasher = foldhash::fast::RandomState::default();
+        let mut known = HashMap::with_capacity_and_hasher(was.len(), hasher);
+        known.extend(was.map(|place| (old.name(&old.records()[place]), place)));
+        for place in new {
+            match known.remove(self.block.name(&self.block.records()[place])) {
+                Some(was) => {
+                    self.reordered |= was != place;
+                    self.keep(place, &old.records()[was]);
                 }
-                None => difference.added += 1,
+                None => self.difference.added += 1,
             }
         }
-        difference.removed = known.len();
-        let leaving = known.values().map(|(record, _)| record.slot).collect();
-        Self { leaving, block, difference, reordered }
+        self.difference.removed = known.len();
+        self.leaving = known.values().map(|&place| old.records()[place].slot).collect();
+    }
+
+    /// A server stays: it keeps its slot.
+    fn keep(&mut self, place: usize, stays: &Record) {
+        let record = &mut self.block.records_mut()[place];
+        self.difference.changed += usize::from(stays.parameters() != record.parameters());
+        record.adopt(stays);
     }
 
     fn publish(mut self, upstream: &Upstream, locked: &Locked, last: u64) -> Result<(), Full> {
