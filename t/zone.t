@@ -48,6 +48,13 @@ subtest 'a zone that is too small' => sub {
     is(count(), 1, 'as a whole');
     is(http_get($t->port(0), '/')->{status}, 200, 'the old list serves');
     is(() = $t->log =~ /list refused/g, 1, 'said once');
+    $t->stop;
+
+    # So many that their slots alone fill the zone.
+    fill(1000, 1_999);
+    my $mark = $t->nginx->log_mark;
+    $t->run;
+    $t->log_like(qr/new list refused/, 'twice as many: refused', $mark);
     $consul->kv_delete("upstreams/app/10.0", recurse => 1);
     fill(1, 499);
     wait_until { count() == 500 } 15, 'a list that fits comes in: the refused one has left nothing';

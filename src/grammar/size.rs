@@ -1,26 +1,15 @@
-//! Sizes as nginx's directives write them (`ngx_parse_size`, `ngx_parse_offset`).
+//! Sizes as nginx's directives write them (`ngx_parse_size`).
 #![forbid(unsafe_code)]
 
 const KILO: i64 = 1024;
 const MEGA: i64 = 1024 * KILO;
-const GIGA: i64 = 1024 * MEGA;
 
 /// Reads bytes, `k` or `m`, as for sizes of memory: `512k`. The result is at most `i64::MAX`.
 pub fn parse_size(text: &str) -> Option<u64> {
-    parse(text, &[(b'k', KILO), (b'm', MEGA)])
-}
-
-/// Reads bytes, `k`, `m` or `g`, as for lengths of files and bodies: `1g`. The result is at most
-/// `i64::MAX`.
-pub fn parse_offset(text: &str) -> Option<u64> {
-    parse(text, &[(b'k', KILO), (b'm', MEGA), (b'g', GIGA)])
-}
-
-fn parse(text: &str, units: &[(u8, i64)]) -> Option<u64> {
-    let last = text.bytes().next_back()?.to_ascii_lowercase();
-    let (digits, scale) = match units.iter().find(|(unit, _)| *unit == last) {
-        Some(&(_, scale)) => (&text[..text.len() - 1], scale),
-        None => (text, 1),
+    let (digits, scale) = match text.bytes().next_back()?.to_ascii_lowercase() {
+        b'k' => (&text[..text.len() - 1], KILO),
+        b'm' => (&text[..text.len() - 1], MEGA),
+        _ => (text, 1),
     };
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;
@@ -37,17 +26,14 @@ mod tests {
     fn sizes_as_in_nginx() {
         for (text, bytes) in [("0", 0), ("4096", 4096), ("512k", 512 << 10), ("32M", 32 << 20)] {
             assert_eq!(parse_size(text), Some(bytes), "{text}");
-            assert_eq!(parse_offset(text), Some(bytes), "{text}");
         }
-        assert_eq!(parse_offset("1G"), Some(1 << 30));
-        assert_eq!(parse_offset("1g"), Some(1 << 30));
         assert_eq!(parse_size("1g"), None);
     }
 
     #[test]
     fn anything_else_is_refused() {
         for text in ["", "k", "-1", "+1", "1 k", " 1", "1kb", "1t", "0x1", "1.5m", "é"] {
-            assert_eq!((parse_size(text), parse_offset(text)), (None, None), "{text}");
+            assert_eq!(parse_size(text), None, "{text}");
         }
     }
 
@@ -57,13 +43,12 @@ mod tests {
         assert_eq!(parse_size("9223372036854775808"), None);
         assert_eq!(parse_size("8796093022207m"), Some(8_796_093_022_207 << 20));
         assert_eq!(parse_size("8796093022208m"), None);
-        assert_eq!(parse_offset("8589934592g"), None);
     }
 
     proptest! {
         #[test]
         fn any_text_gives_an_answer(text in any::<String>()) {
-            let _ = (parse_size(&text), parse_offset(&text));
+            let _ = parse_size(&text);
         }
     }
 }
