@@ -9,8 +9,14 @@ pub mod directives;
 #[cfg(feature = "nginx")]
 pub mod dump;
 #[cfg(feature = "nginx")]
+pub mod dyups;
+#[cfg(feature = "nginx")]
 pub mod initial;
 #[cfg(feature = "nginx")]
 pub mod settings;
 #[cfg(feature = "nginx")]
 pub mod shared;
+#[cfg(feature = "nginx")]
+pub mod state;
+#[cfg(feature = "nginx")]
+pub mod template;

@@ -1,7 +1,10 @@
-//! nginx's own notations: times, sizes and `server` lines, read and written without nginx.
+//! nginx's own notations: times, sizes, `server` lines and bodies of them, read and written without
+//! nginx.
 #![forbid(unsafe_code)]
 
+pub mod body;
 pub mod parameter;
 pub mod server;
 pub mod size;
 pub mod time;
+mod words;

@@ -5,6 +5,8 @@
 //!
 //! - [`model`]: addresses, servers, lists;
 //! - [`grammar`]: `server …;` lines, times and sizes as nginx writes them;
+//! - [`disk`]: files that survive a crash;
+//! - [`state`]: the lists that were posted, on disk for the next start;
 //! - [`source`]: Consul's answers, and the threads that wait for them;
 //! - [`shm`]: the lists in force, in shared memory;
 //! - [`balance`]: which server is next;
@@ -19,10 +21,12 @@
 pub mod api;
 pub mod balance;
 pub mod conf;
+pub mod disk;
 pub mod grammar;
 pub mod model;
 pub mod shm;
 pub mod source;
+pub mod state;
 
 #[cfg(feature = "nginx")]
 pub mod module;

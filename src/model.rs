@@ -2,9 +2,12 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod body;
 pub mod list;
+pub mod name;
 pub mod printable;
 
 pub use address::{Address, Endpoint};
 pub use list::{Difference, List, Parameters, Peer};
+pub use name::Name;
 pub use printable::Printable;

@@ -2,36 +2,42 @@
 
 use std::ffi::{CStr, c_char, c_void};
 use std::ptr::{self, NonNull};
+use std::rc::Rc;
 
 use nginx_sys::{
-    NGX_ERROR, NGX_HTTP_MODULE, NGX_LOG_EMERG, NGX_OK, ngx_command_t, ngx_conf_t, ngx_cycle_t,
-    ngx_http_module_t, ngx_http_request_t, ngx_http_upstream_init_round_robin,
-    ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_module_t, ngx_uint_t,
+    NGX_DECLINED, NGX_ERROR, NGX_HTTP_MODULE, NGX_LOG_EMERG, NGX_OK, ngx_command_t, ngx_conf_t,
+    ngx_cycle_t, ngx_http_complex_value, ngx_http_module_t, ngx_http_request_t,
+    ngx_http_upstream_init_round_robin, ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_module_t,
+    ngx_str_t, ngx_uint_t,
 };
 
-use crate::conf::settings::{Main, Server};
-use crate::conf::{balancer, directives, dump, shared};
+use crate::conf::settings::{Location, Main, Server};
+use crate::conf::{balancer, directives, dump, dyups, shared, state, template};
 use crate::ngx::boundary::guarded;
 use crate::ngx::conf::{ERROR, OK};
-use crate::ngx::{cycle, pool};
-use crate::{upstream, worker};
+use crate::ngx::{cycle, phase, pool};
+use crate::upstream::names::Posted;
+use crate::upstream::peer;
+use crate::worker;
 
-const COMMANDS: usize = directives::COUNT + balancer::COUNT + 1;
+const COMMANDS: usize = directives::COUNT + dyups::COUNT + balancer::COUNT + 1;
 
 static mut COMMAND_TABLE: [ngx_command_t; COMMANDS] = {
     let mut table = [ngx_command_t::empty(); COMMANDS];
-    let (directives, noticed) = (directives::commands(), balancer::commands());
-    let mut i = 0;
-    while i < directives.len() {
-        table[i] = directives[i];
-        i += 1;
-    }
-    while i < directives.len() + noticed.len() {
-        table[i] = noticed[i - directives.len()];
-        i += 1;
-    }
+    let end = fill(&mut table, 0, &directives::commands());
+    let end = fill(&mut table, end, &dyups::commands());
+    fill(&mut table, end, &balancer::commands());
     table
 };
+
+const fn fill(table: &mut [ngx_command_t], start: usize, commands: &[ngx_command_t]) -> usize {
+    let mut i = 0;
+    while i < commands.len() {
+        table[start + i] = commands[i];
+        i += 1;
+    }
+    start + commands.len()
+}
 
 static CONTEXT: ngx_http_module_t = ngx_http_module_t {
     preconfiguration: Some(preconfiguration),
@@ -40,7 +46,7 @@ static CONTEXT: ngx_http_module_t = ngx_http_module_t {
     init_main_conf: Some(init_main_conf),
     create_srv_conf: Some(create_conf::<Server>),
     merge_srv_conf: None,
-    create_loc_conf: None,
+    create_loc_conf: Some(create_conf::<Location>),
     merge_loc_conf: None,
 };
 
@@ -101,40 +107,72 @@ unsafe extern "C" fn create_conf<T: Default>(cf: *mut ngx_conf_t) -> *mut c_void
     })
 }
 
+/// nginx initialises the upstreams after this, as its own upstream module stands behind ours.
 unsafe extern "C" fn init_main_conf(cf: *mut ngx_conf_t, conf: *mut c_void) -> *mut c_char {
     // SAFETY: nginx gives what `create_conf` made, and the context of the `http {}` just read.
     guarded(ERROR, || unsafe {
         let main = &*conf.cast::<Main>();
         main.context.set(NonNull::new((*cf).ctx.cast()));
-        if main.synced().is_empty() || shared::add(cf, main) { OK } else { ERROR }
+        if main.posting.get() {
+            if !template::find(cf, main) {
+                return ERROR;
+            }
+            for (upstream, server) in main.upstreams() {
+                balancer::hook(ptr::from_ref(upstream).cast_mut(), server);
+            }
+        }
+        let is_needed = main.posting.get() || !main.synced().is_empty();
+        if !is_needed || shared::add(cf, main) { OK } else { ERROR }
     })
 }
 
-/// By now nginx has initialised all upstreams. One of ours that was left out has a balancer that
-/// we know nothing of.
+/// By now nginx has initialised all upstreams.
 unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
     // SAFETY: nginx calls it with the `http {}` just read.
     guarded(NGX_ERROR as ngx_int_t, || unsafe {
         let Some(main) = Main::of_conf(cf) else {
             return NGX_ERROR as ngx_int_t;
         };
-        match main.synced().iter().find(|synced| !synced.server.initialized.get()) {
-            None => NGX_OK as ngx_int_t,
-            Some(synced) => {
-                let name = synced.name();
-                ngx::ngx_log_error!(
-                    NGX_LOG_EMERG,
-                    (*cf).log,
-                    "upsync: upstream \"{name}\" has a balancing directive of another module, which cannot be used with \"upsync\""
-                );
-                NGX_ERROR as ngx_int_t
-            }
+        if !all_are_ours(cf, main) {
+            return NGX_ERROR as ngx_int_t;
         }
+        if main.posting.get() {
+            template::hide(main);
+            return phase::add_preaccess(cf, Some(refresh_names));
+        }
+        NGX_OK as ngx_int_t
     })
 }
 
-/// `init_upstream`: nginx's own balancer first, so that whoever looks at its list finds one, then
-/// our `peer.init` if the upstream has a source.
+/// An upstream that nginx has not initialised by way of ours has a balancer that we know nothing
+/// of. With `upsync` that is an error; without, a list that is posted takes the place of all there
+/// is.
+unsafe fn all_are_ours(cf: *mut ngx_conf_t, main: &Main) -> bool {
+    for (upstream, server) in main.upstreams() {
+        if server.initialized.get() {
+            continue;
+        }
+        if server.upsync.get().is_some() {
+            let name = upstream.host.to_string();
+            // SAFETY: the caller's `cf` has a log.
+            let log = unsafe { (*cf).log };
+            ngx::ngx_log_error!(
+                NGX_LOG_EMERG,
+                log,
+                "upsync: upstream \"{name}\" has a balancing directive of another module, which cannot be used with \"upsync\""
+            );
+            return false;
+        }
+        if main.posting.get() && !server.has_sticky() {
+            // SAFETY: nginx's main thread alone reads the configuration.
+            unsafe { take_over(ptr::from_ref(upstream).cast_mut(), server) };
+        }
+    }
+    true
+}
+
+/// `init_upstream`: what was there before, else nginx's own round robin, so that whoever looks at
+/// nginx's list finds one; then our `peer.init` if the upstream has a source or may get a list.
 ///
 /// # Safety
 ///
@@ -145,26 +183,88 @@ pub unsafe extern "C" fn init_upstream(
 ) -> ngx_int_t {
     // SAFETY: as above; the placeholder is only for nginx to have a list.
     guarded(NGX_ERROR as ngx_int_t, || unsafe {
-        let result = ngx_http_upstream_init_round_robin(cf, upstream);
-        if let Some(server) = Server::of(&*upstream).filter(|server| server.upsync.get().is_some())
+        let (Some(main), Some(server)) = (Main::of_conf(cf), Server::of(&*upstream)) else {
+            return NGX_ERROR as ngx_int_t;
+        };
+        let is_synced = server.upsync.get().is_some();
+        if !is_synced {
+            directives::remove_placeholder(&mut *upstream);
+        }
+        let result = match server.below.get() {
+            Some(below) => below(cf, upstream),
+            None => ngx_http_upstream_init_round_robin(cf, upstream),
+        };
+        if result == NGX_OK as ngx_int_t
+            && (is_synced || main.posting.get() && !server.has_sticky())
         {
-            (*upstream).peer.init = Some(init_peer);
-            server.initialized.set(true);
+            take_over(upstream, server);
         }
         result
     })
 }
 
+/// Puts our `peer.init` over the one that is there.
+unsafe fn take_over(upstream: *mut ngx_http_upstream_srv_conf_t, server: &Server) {
+    server.own.set(upstream);
+    // SAFETY: nginx's main thread alone reads the configuration.
+    server.inner.set(unsafe { (*upstream).peer.init.replace(init_peer) });
+    server.initialized.set(true);
+}
+
+/// `peer.init`: finds the list that the request is for.
 unsafe extern "C" fn init_peer(
     request: *mut ngx_http_request_t,
-    upstream: *mut ngx_http_upstream_srv_conf_t,
+    nginx: *mut ngx_http_upstream_srv_conf_t,
 ) -> ngx_int_t {
     // SAFETY: nginx calls it with a request and the upstream it goes to.
     guarded(NGX_ERROR as ngx_int_t, || unsafe {
-        match Server::of(&*upstream).and_then(|server| server.live.get()) {
-            Some(live) => upstream::peer::init(request, upstream, live),
-            None => NGX_ERROR as ngx_int_t,
+        let Some(server) = Server::of(&*nginx) else {
+            return NGX_ERROR as ngx_int_t;
+        };
+        if server.is_copied_to(&*nginx) {
+            let posted = Posted::of(nginx);
+            return peer::init(request, nginx, Rc::clone(&posted.live), Some(posted));
         }
+        if let Some(live) = server.live.get() {
+            return peer::init(request, nginx, Rc::clone(live), None);
+        }
+        if let Some(posted) = posted(request, &*nginx, server) {
+            return peer::init(request, nginx, Rc::clone(&posted.live), Some(posted));
+        }
+        server.inner.get().map_or(NGX_ERROR as ngx_int_t, |inner| inner(request, nginx))
+    })
+}
+
+/// The list that was posted for the name that the request has, or else for the upstream itself.
+unsafe fn posted(
+    request: *mut ngx_http_request_t,
+    nginx: &ngx_http_upstream_srv_conf_t,
+    server: &Server,
+) -> Option<Rc<Posted>> {
+    // SAFETY: the caller's request.
+    let names = unsafe { Main::of_request(request) }?.names.get()?;
+    names.refresh();
+    if let Some(value) = server.name.get() {
+        let mut name = ngx_str_t::default();
+        // SAFETY: the value was compiled with the configuration; nginx fills the name.
+        let result = unsafe { ngx_http_complex_value(request, value.as_ptr(), &mut name) };
+        if result == NGX_OK as ngx_int_t
+            && let Some(posted) = names.find(name.as_bytes()).filter(|posted| posted.has_servers())
+        {
+            return Some(posted);
+        }
+    }
+    names.find(nginx.host.as_bytes())
+}
+
+/// So that the content handler finds names that were made since the last request.
+unsafe extern "C" fn refresh_names(request: *mut ngx_http_request_t) -> ngx_int_t {
+    // SAFETY: nginx calls phase handlers with a request.
+    guarded(NGX_DECLINED as ngx_int_t, || unsafe {
+        if let Some(names) = Main::of_request(request).and_then(|main| main.names.get()) {
+            names.refresh();
+        }
+        NGX_DECLINED as ngx_int_t
     })
 }
 
@@ -174,7 +274,9 @@ unsafe extern "C" fn init_module(nginx_cycle: *mut ngx_cycle_t) -> ngx_int_t {
     guarded(NGX_OK as ngx_int_t, || unsafe {
         if let Some(main) = Main::of_cycle(nginx_cycle).filter(|_| !cycle::is_test()) {
             dump::prepare(main, &*nginx_cycle);
+            let folder = state::prepare(main, &*nginx_cycle);
             shared::commit(main, (*nginx_cycle).log);
+            state::load(main, folder, (*nginx_cycle).log);
         }
         NGX_OK as ngx_int_t
     })

@@ -3,6 +3,7 @@
 pub mod boundary;
 pub mod conf;
 pub mod cycle;
+pub mod phase;
 pub mod pool;
 pub mod thread;
 pub mod wake;

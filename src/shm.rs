@@ -10,6 +10,8 @@
 //! - [`slot`]: what changes about one server while lists come and go;
 //! - [`directory`]: upstreams by name;
 //! - [`publish`]: a new list in the place of the old one, safe against a writer killed anywhere;
+//! - [`post`]: lists of names that are made and removed at run time;
+//! - [`recover`]: what a killed writer left behind, put right;
 //! - [`ledger`]: the connections each worker holds, so that a killed one's are given back.
 
 pub mod block;
@@ -22,6 +24,10 @@ pub mod layout;
 #[cfg(feature = "nginx")]
 pub mod ledger;
 #[cfg(feature = "nginx")]
+pub mod post;
+#[cfg(feature = "nginx")]
 pub mod publish;
+#[cfg(feature = "nginx")]
+pub mod recover;
 #[cfg(feature = "nginx")]
 pub mod zone;

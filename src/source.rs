@@ -14,7 +14,7 @@ pub mod mailbox;
 
 mod answer;
 mod applier;
-mod dns;
+pub mod dns;
 pub mod dump;
 mod journal;
 mod names;

@@ -1,9 +1,11 @@
 //! nginx's side of an upstream: peer hooks over snapshots of the list in force.
 
 pub mod live;
+pub mod names;
 pub mod peer;
 pub mod snapshot;
 #[cfg(nginx_http_ssl)]
 pub mod tls;
 
 pub use live::Live;
+pub use names::Names;

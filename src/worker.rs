@@ -20,7 +20,7 @@ use crate::shm::ledger::Book;
 use crate::shm::publish::PublishError;
 use crate::shm::zone::Zone;
 use crate::source::{Event, Level, Mailbox, Outcome, Watcher};
-use crate::upstream::Live;
+use crate::upstream::Names;
 
 /// Logs to the error log of the cycle in force.
 fn log(level: u32, message: std::fmt::Arguments<'_>) {
@@ -38,7 +38,9 @@ pub unsafe fn start(main: &Main, nginx_cycle: *mut ngx_cycle_t) {
     let Some(zone) = main.zone.get() else {
         return;
     };
-    open_book(main, zone);
+    let book = open_book(main, zone);
+    // SAFETY: the caller's word.
+    unsafe { know_names(main, zone, book) };
     if cycle::worker() == 0 {
         // SAFETY: the caller's word.
         unsafe { follow(main, nginx_cycle) };
@@ -52,7 +54,17 @@ pub fn end(main: &Main) {
     }
 }
 
-fn open_book(main: &Main, zone: Zone) {
+/// # Safety
+///
+/// `main` is of this worker's cycle.
+unsafe fn know_names(main: &Main, zone: Zone, book: Rc<Book>) {
+    if let (Some(upstreams), Some(template)) = (main.nginx(), main.template.get()) {
+        // SAFETY: the caller's word; the names go with the settings.
+        let _ = main.names.set(unsafe { Names::new(zone, book, upstreams, template) });
+    }
+}
+
+fn open_book(main: &Main, zone: Zone) -> Rc<Book> {
     let pid = process::id() as i32;
     let opened = Book::open(zone, pid, cycle::is_alive);
     let book = Rc::new(opened.unwrap_or_else(|error| {
@@ -62,7 +74,8 @@ fn open_book(main: &Main, zone: Zone) {
     for live in main.synced().iter().filter_map(|synced| synced.server.live.get()) {
         live.set_book(Rc::clone(&book));
     }
-    main.book.replace(Some(book));
+    main.book.replace(Some(Rc::clone(&book)));
+    book
 }
 
 /// One upstream that follows its source.
@@ -104,7 +117,7 @@ unsafe fn follow(main: &Main, nginx_cycle: *mut ngx_cycle_t) {
     };
     let mut followers = Followers(Vec::new());
     for synced in main.synced() {
-        let upstream = synced.server.live.get().map(Live::upstream);
+        let upstream = synced.server.live.get().map(|live| live.upstream());
         match upstream.map(|upstream| Follower::start(main, &synced, *upstream, &waker)) {
             Some(Ok(follower)) => followers.0.push(follower),
             Some(Err(error)) => failed(&format!("upstream \"{}\"", synced.name()), error),
@@ -152,12 +165,11 @@ impl Follower {
             }
             Err(PublishError::Full(full)) => self.mailbox.applied(Outcome::Refused(full.reason())),
             // A newer configuration follows the source now.
-            Err(PublishError::OldCycle) => self.watcher.stop(),
+            Err(PublishError::OldCycle | PublishError::Gone) => self.watcher.stop(),
         }
     }
 
     fn log_change(&self, list: &List, difference: Difference) {
-        let Difference { added, removed, changed } = difference;
         if difference.is_none() {
             return;
         }
@@ -167,7 +179,7 @@ impl Follower {
         log(
             NGX_LOG_NOTICE,
             format_args!(
-                "upsync: upstream \"{name}\": {count} {servers} ({added} added, {removed} removed, {changed} changed), version {version}, {free} of {all} pages free"
+                "upsync: upstream \"{name}\": {count} {servers} {difference}, version {version}, {free} of {all} pages free"
             ),
         );
     }

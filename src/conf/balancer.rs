@@ -2,8 +2,8 @@
 //!
 //! The module stands before nginx's upstream modules, so commands of ours with the names of
 //! theirs are called first. They note what the block asks for and hand on. This way our
-//! `init_upstream` is below `keepalive` whatever the order in the file, and a method that would
-//! take the place of ours is refused where it stands.
+//! `init_upstream` is below `keepalive` and above the balancing method whatever the order in the
+//! file, and a method together with `upsync` is refused where it stands.
 
 use std::ffi::{CStr, c_char, c_void};
 
@@ -83,8 +83,11 @@ unsafe extern "C" fn noticed(
             return ERROR;
         };
         let name = (*command).name.to_str().unwrap_or_default();
-        if WRAPPERS.iter().any(|wrapper| wrapper.to_bytes() == name.as_bytes()) {
+        let wraps = WRAPPERS.iter().any(|wrapper| wrapper.to_bytes() == name.as_bytes());
+        if wraps {
             hook(upstream, server);
+            let words = directive.words();
+            server.keepalive.set(words.get(1).and_then(|number| number.parse().ok()));
         } else if server.upsync.get().is_some() {
             return directive.error(format_args!("{}", not_yet(name)));
         } else {
@@ -95,7 +98,9 @@ unsafe extern "C" fn noticed(
         };
         let result = hand_on(cf, module, own);
         if server.upsync.get().is_none() {
-            unhook(upstream, server);
+            // A method takes the place of all before it; a wrapper of nginx 1.29.7 and later does
+            // not go by way of `init_upstream`.
+            unhook(upstream, server, wraps);
         }
         result
     })
@@ -121,28 +126,30 @@ pub unsafe fn current_upstream(cf: *mut ngx_conf_t) -> *mut ngx_http_upstream_sr
     }
 }
 
-/// Puts our `init_upstream` in its place, unless a balancer is there already.
+/// Puts our `init_upstream` over what is there, once.
 ///
 /// # Safety
 ///
-/// `upstream` is from [`current_upstream`], and `server` are its settings.
+/// `upstream` is from [`current_upstream`] or of the `http {}` just read, and `server` are its
+/// settings.
 pub unsafe fn hook(upstream: *mut ngx_http_upstream_srv_conf_t, server: &Server) {
     // SAFETY: nginx's main thread alone reads the configuration.
     let upstream = unsafe { &mut *upstream };
-    if upstream.peer.init_upstream.is_none() {
-        upstream.peer.init_upstream = Some(init_upstream);
-        server.hooked.set(true);
+    if !server.hooked.replace(true) {
+        server.below.set(upstream.peer.init_upstream.replace(init_upstream));
     }
 }
 
-/// Takes it out again if nothing was put over it: where a wrapper does not go by way of
-/// `init_upstream` (nginx 1.29.7 and later), a block without `upsync` stays as nginx has it.
-unsafe fn unhook(upstream: *mut ngx_http_upstream_srv_conf_t, server: &Server) {
+/// Takes it out again if nothing was put over it, or if it is lost because something was put in
+/// its place.
+unsafe fn unhook(upstream: *mut ngx_http_upstream_srv_conf_t, server: &Server, wraps: bool) {
     // SAFETY: as in `hook`.
     let upstream = unsafe { &mut *upstream };
     let ours = |init| std::ptr::fn_addr_eq(init, init_upstream as InitUpstream);
     if upstream.peer.init_upstream.is_some_and(ours) {
-        upstream.peer.init_upstream = None;
+        upstream.peer.init_upstream = server.below.take();
+        server.hooked.set(false);
+    } else if !wraps {
         server.hooked.set(false);
     }
 }

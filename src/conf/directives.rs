@@ -52,13 +52,18 @@ pub const fn commands() -> [ngx_command_t; COUNT] {
         command(
             c"upstream_show",
             NGX_HTTP_LOC_CONF | NGX_CONF_NOARGS,
-            crate::api::handler::upstream_show,
+            crate::api::upstream_show::upstream_show,
             NGX_HTTP_LOC_CONF_OFFSET,
         ),
     ]
 }
 
-const fn command(name: &'static CStr, type_: u32, set: Handler, conf: usize) -> ngx_command_t {
+pub(super) const fn command(
+    name: &'static CStr,
+    type_: u32,
+    set: Handler,
+    conf: usize,
+) -> ngx_command_t {
     ngx_command_t {
         name: ngx_str_t { len: name.count_bytes(), data: name.as_ptr().cast_mut().cast() },
         type_: type_ as ngx_uint_t,
@@ -70,7 +75,7 @@ const fn command(name: &'static CStr, type_: u32, set: Handler, conf: usize) -> 
 }
 
 /// Runs the handler of a directive with the settings that nginx hands to it.
-unsafe fn handle<T>(
+pub(super) unsafe fn handle<T>(
     cf: *mut ngx_conf_t,
     conf: *mut c_void,
     handler: impl FnOnce(&mut Directive<'_>, &T, &[String]) -> *mut c_char,
@@ -107,8 +112,10 @@ unsafe extern "C" fn upsync(
         // SAFETY: `upsync` stands in an `upstream {}`, whose settings these are.
         let upstream = unsafe { balancer::current_upstream(cf) };
         // SAFETY: as above.
+        let is_taken = unsafe { (*upstream).peer.init_upstream.is_some() && !server.hooked.get() };
+        // SAFETY: as above.
         unsafe { balancer::hook(upstream, server) };
-        if !server.hooked.get() {
+        if is_taken || server.below.get().is_some() {
             return directive.error(
                 "a balancing directive of another module stands before \"upsync\", expected none",
             );
@@ -123,6 +130,28 @@ unsafe extern "C" fn upsync(
 /// The name of the server that stands in for those of the source.
 static PLACEHOLDER: &CStr = c"0.0.0.0:0";
 
+/// Takes the placeholder out again, if the block has other servers: nginx's own methods count it.
+///
+/// # Safety
+///
+/// The block has been read, and nginx has not yet initialised the upstream.
+pub unsafe fn remove_placeholder(upstream: &mut ngx_http_upstream_srv_conf_t) {
+    // SAFETY: the array, if there is one, is of servers, which can be moved.
+    unsafe {
+        let Some(array) = upstream.servers.as_mut().filter(|servers| servers.nelts > 1) else {
+            return;
+        };
+        let servers = std::slice::from_raw_parts_mut(
+            array.elts.cast::<ngx_http_upstream_server_t>(),
+            array.nelts,
+        );
+        if let Some(place) = servers.iter().position(is_placeholder) {
+            servers.copy_within(place + 1.., place);
+            array.nelts -= 1;
+        }
+    }
+}
+
 /// Whether a server is the one that [`add_placeholder`] added.
 pub fn is_placeholder(server: &ngx_http_upstream_server_t) -> bool {
     ptr::eq(server.name.data, PLACEHOLDER.as_ptr().cast())
@@ -130,7 +159,7 @@ pub fn is_placeholder(server: &ngx_http_upstream_server_t) -> bool {
 
 /// nginx refuses an `upstream {}` without a `server`. So that none has to be made up, `upsync`
 /// adds one that is down, which nothing but nginx's own check ever sees.
-unsafe fn add_placeholder(
+pub(super) unsafe fn add_placeholder(
     cf: *mut ngx_conf_t,
     upstream: &mut ngx_http_upstream_srv_conf_t,
 ) -> Option<()> {

@@ -1,7 +1,6 @@
 //! Dump files, made ready by the master so that workers can write them.
 
-use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::Path;
@@ -9,8 +8,8 @@ use std::path::Path;
 use nginx_sys::{NGX_LOG_WARN, ngx_cycle_t, ngx_log_t};
 
 use super::settings::Main;
+use crate::disk;
 use crate::ngx::cycle;
-use crate::source::dump::TEMPORARY;
 
 /// Makes each dump file that is not there, and gives it to the user that workers run as. Says
 /// where a file can only be written in place.
@@ -33,36 +32,15 @@ fn prepare_one(upstream: &str, path: &Path, owner: Option<(u32, u32)>, log: *mut
         );
         return;
     }
-    remove_left_over(path);
-    let folder =
-        path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if !is_writable(folder, owner) {
+    let folder = disk::folder_of(path);
+    disk::remove_left_over(folder, |file| path.file_name() == Some(file.as_ref()), cycle::is_alive);
+    if !disk::can_replace(path, owner) {
         let folder = folder.display();
         ngx::ngx_log_error!(
             NGX_LOG_WARN,
             log,
             "upsync: upstream \"{upstream}\": workers cannot make files in \"{folder}\", so \"upsync_dump_path\" is written in place and may be cut short by a crash"
         );
-    }
-}
-
-/// Removes what killed workers left: files named as the dump file, with the id of a process that
-/// is no more and the end of a temporary file.
-fn remove_left_over(path: &Path) {
-    let (Some(folder), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str))
-    else {
-        return;
-    };
-    let is_left = |other: &str| {
-        let rest = other.strip_prefix(name).and_then(|rest| rest.strip_prefix('.'));
-        let id = rest.and_then(|rest| rest.strip_suffix(TEMPORARY));
-        id.and_then(|id| id.parse().ok()).is_some_and(|id: i32| id > 0 && !cycle::is_alive(id))
-    };
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_name().to_str().is_some_and(is_left) {
-            // What cannot be removed is in nobody's way.
-            let _ = fs::remove_file(entry.path());
-        }
     }
 }
 
@@ -80,26 +58,4 @@ fn make(path: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
         return Err(io::Error::other("not a regular file of one name"));
     }
     owner.map_or(Ok(()), |(user, group)| fchown(&file, Some(user), Some(group)))
-}
-
-/// Whether a worker can make files in a folder.
-fn is_writable(folder: &Path, owner: Option<(u32, u32)>) -> bool {
-    let Ok(metadata) = fs::metadata(folder) else {
-        return false;
-    };
-    let mode = metadata.mode();
-    match owner {
-        Some((0, _)) => true,
-        Some((user, _)) if metadata.uid() == user => mode & 0o300 == 0o300,
-        Some((_, group)) if metadata.gid() == group => mode & 0o030 == 0o030,
-        Some(_) => mode & 0o003 == 0o003,
-        None => can_write(folder),
-    }
-}
-
-fn can_write(folder: &Path) -> bool {
-    use std::os::unix::ffi::OsStrExt;
-    std::ffi::CString::new(folder.as_os_str().as_bytes())
-        // SAFETY: asks about a path that ends with a NUL.
-        .is_ok_and(|folder| unsafe { libc::access(folder.as_ptr(), libc::W_OK | libc::X_OK) == 0 })
 }

@@ -5,21 +5,29 @@ use std::ptr::{self, NonNull};
 use std::rc::Rc;
 
 use nginx_sys::{
-    ngx_conf_t, ngx_cycle_t, ngx_http_conf_ctx_t, ngx_http_module, ngx_http_upstream_main_conf_t,
-    ngx_http_upstream_module, ngx_http_upstream_srv_conf_t,
+    nginx_version, ngx_conf_t, ngx_cycle_t, ngx_http_complex_value_t, ngx_http_conf_ctx_t,
+    ngx_http_module, ngx_http_request_t, ngx_http_upstream_init_peer_pt, ngx_http_upstream_init_pt,
+    ngx_http_upstream_main_conf_t, ngx_http_upstream_module, ngx_http_upstream_srv_conf_t,
 };
 
 use super::upsync::Upsync;
+use crate::api::desk::Desk;
+use crate::api::route::Access;
 use crate::module::ngx_http_upsync_module;
 use crate::shm::ledger::Book;
 use crate::shm::zone::Zone;
-use crate::upstream::Live;
+use crate::upstream::{Live, Names};
 
 /// The largest answer of a source, in bytes, where no `upsync_max_body` says otherwise.
 pub const MAX_BODY: u64 = 32 * 1024 * 1024;
 
+/// From this version on nginx keeps connections without a directive, and this many:
+/// `ngx_http_upstream_keepalive_module` of nginx 1.29.7.
+const KEPT_BY_DEFAULT: u32 = 1_029_007;
+const KEPT: u32 = 32;
+
 /// Settings of `http {}`.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Main {
     /// `upsync_zone`, in bytes.
     pub zone_size: Cell<Option<usize>>,
@@ -33,10 +41,24 @@ pub struct Main {
     pub cycle: Cell<u64>,
     /// The ledger of this worker.
     pub book: RefCell<Option<Rc<Book>>>,
+    /// Lists can be posted: a directive of `dyups` is there.
+    pub posting: Cell<bool>,
+    /// `dyups_upstream`: the name of the upstream whose settings run-time names have.
+    pub template_name: OnceCell<String>,
+    /// That upstream, or a hidden one.
+    pub template: Cell<Option<NonNull<ngx_http_upstream_srv_conf_t>>>,
+    /// `dyups_state_path`, with its folder.
+    pub state_path: OnceCell<String>,
+    /// When the configuration came in force, in milliseconds since 1970.
+    pub since: Cell<u64>,
+    /// What this worker knows of posted lists.
+    pub names: OnceCell<Names>,
+    /// The changes under way in this worker.
+    pub desk: OnceCell<Rc<Desk>>,
 }
 
 /// Settings of one `upstream {}`.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Server {
     /// `upsync`.
     pub upsync: OnceCell<Upsync>,
@@ -48,14 +70,31 @@ pub struct Server {
     pub max_body: Cell<Option<u64>>,
     /// A balancing directive of nginx's own that the block has.
     pub balancer: OnceCell<&'static str>,
+    /// The number in `keepalive`.
+    pub keepalive: Cell<Option<u32>>,
+    /// `dyups`: the variable whose value names a posted list.
+    pub name: Cell<Option<NonNull<ngx_http_complex_value_t>>>,
+    /// The upstream these settings were made for. Copies of it have them too.
+    pub own: Cell<*const ngx_http_upstream_srv_conf_t>,
     /// Our `init_upstream` is in nginx's chain.
     pub hooked: Cell<bool>,
+    /// What was there before it.
+    pub below: Cell<ngx_http_upstream_init_pt>,
     /// nginx has called it.
     pub initialized: Cell<bool>,
+    /// The `peer.init` that was there before ours.
+    pub inner: Cell<ngx_http_upstream_init_peer_pt>,
     /// Its list is to be put in force with the configuration: no source has spoken yet.
     pub awaits_commit: Cell<bool>,
-    /// The upstream's place in the zone.
-    pub live: OnceCell<Live>,
+    /// The place in the zone of an upstream that has `upsync`.
+    pub live: OnceCell<Rc<Live>>,
+}
+
+/// Settings of one `location {}`.
+#[derive(Default)]
+pub struct Location {
+    /// `dyups_interface`.
+    pub interface: Cell<Option<Access>>,
 }
 
 /// An upstream of nginx.conf that has `upsync`.
@@ -97,20 +136,58 @@ impl Main {
         unsafe { of_context((*(*cycle).conf_ctx.add(ngx_http_module.index)).cast()) }
     }
 
-    /// The upstreams that have `upsync`.
-    pub fn synced(&self) -> Vec<Synced<'_>> {
-        let Some(context) = self.context.get() else {
-            return Vec::new();
-        };
+    /// The settings that a request finds.
+    ///
+    /// # Safety
+    ///
+    /// `request` is a request of nginx.
+    pub unsafe fn of_request<'a>(request: *const ngx_http_request_t) -> Option<&'a Self> {
+        // SAFETY: a request has the settings of all http modules; `create_main_conf` made ours.
+        unsafe { (*(*request).main_conf.add(module().ctx_index)).cast::<Self>().as_ref() }
+    }
+
+    /// nginx's own settings of all upstreams.
+    pub fn nginx(&self) -> Option<NonNull<ngx_http_upstream_main_conf_t>> {
+        let context = self.context.get()?;
+        // SAFETY: `init_main_conf` set the context of the `http {}` that these settings are of;
+        // the upstream module is in every nginx with http.
+        let main =
+            unsafe { *(*context.as_ptr()).main_conf.add(ngx_http_upstream_module.ctx_index) };
+        NonNull::new(main.cast())
+    }
+
+    /// The `upstream {}` blocks of nginx.conf, with their settings here.
+    pub fn upstreams(&self) -> impl Iterator<Item = (&ngx_http_upstream_srv_conf_t, &Server)> {
+        let context = self.context.get();
         // SAFETY: `init_main_conf` set the context of the `http {}` that these settings are of.
-        let all = unsafe { upstreams(context.as_ptr()) };
+        let all = context.map_or(&[][..], |context| unsafe { upstreams(context.as_ptr()) });
         // SAFETY: nginx's array holds pointers to upstreams that live as the settings do.
         let all = all.iter().filter_map(|&upstream| unsafe { upstream.as_ref() });
         all.filter_map(|nginx| {
-            let server = Server::of(nginx)?;
+            Some((nginx, Server::of(nginx).filter(|server| !server.is_copied_to(nginx))?))
+        })
+    }
+
+    /// The `upstream {}` of a name, in whatever case.
+    pub fn upstream(&self, name: &str) -> Option<(&ngx_http_upstream_srv_conf_t, &Server)> {
+        let name = name.as_bytes();
+        self.upstreams().find(|(nginx, _)| nginx.host.as_bytes().eq_ignore_ascii_case(name))
+    }
+
+    /// The upstreams that have `upsync`.
+    pub fn synced(&self) -> Vec<Synced<'_>> {
+        let all = self.upstreams();
+        all.filter_map(|(nginx, server)| {
             Some(Synced { server, upsync: server.upsync.get()?, nginx })
         })
         .collect()
+    }
+
+    /// The idle connections that each worker keeps for all names made at run time.
+    pub fn template_keepalive(&self) -> Option<u32> {
+        // SAFETY: the template lives as these settings do.
+        let template = unsafe { self.template.get()?.as_ref() };
+        Server::of(template)?.keepalive_in_force()
     }
 
     /// The size of the zone.
@@ -124,6 +201,18 @@ unsafe fn of_context<'a>(context: *const ngx_http_conf_ctx_t) -> Option<&'a Main
     unsafe { (*context.as_ref()?.main_conf.add(module().ctx_index)).cast::<Main>().as_ref() }
 }
 
+impl Location {
+    /// The settings of the location that a request has come to.
+    ///
+    /// # Safety
+    ///
+    /// `request` is a request of nginx whose location has been found.
+    pub unsafe fn of_request<'a>(request: *const ngx_http_request_t) -> Option<&'a Self> {
+        // SAFETY: a request has the settings of all http modules; `create_loc_conf` made ours.
+        unsafe { (*(*request).loc_conf.add(module().ctx_index)).cast::<Self>().as_ref() }
+    }
+}
+
 impl Server {
     /// The settings of an upstream; none if it comes from `proxy_pass` alone.
     pub fn of(upstream: &ngx_http_upstream_srv_conf_t) -> Option<&Self> {
@@ -131,6 +220,22 @@ impl Server {
         // SAFETY: nginx calls `create_srv_conf` of all http modules for an `upstream {}`, so a
         // `Server` is at our index, and lives as long as the upstream.
         unsafe { (*settings.add(module().ctx_index).as_ref()).cast::<Self>().as_ref() }
+    }
+
+    /// The idle connections that each worker keeps; none if it keeps none.
+    pub fn keepalive_in_force(&self) -> Option<u32> {
+        let by_default = (nginx_version >= KEPT_BY_DEFAULT).then_some(KEPT);
+        self.keepalive.get().or(by_default).filter(|&number| number > 0)
+    }
+
+    /// Whether an upstream with these settings is a copy for a name made at run time.
+    pub fn is_copied_to(&self, upstream: &ngx_http_upstream_srv_conf_t) -> bool {
+        !self.own.get().is_null() && !ptr::eq(self.own.get(), upstream)
+    }
+
+    /// Whether nginx's own `sticky` is over the balancer. It looks into nginx's own lists.
+    pub fn has_sticky(&self) -> bool {
+        self.balancer.get() == Some(&"sticky")
     }
 
     /// The largest answer of its source, in bytes.

@@ -2,6 +2,7 @@
 
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
+use std::rc::Rc;
 
 use nginx_sys::{
     NGX_ERROR, NGX_LOG_EMERG, NGX_LOG_ERR, NGX_LOG_NOTICE, NGX_OK, ngx_conf_t, ngx_cycle,
@@ -15,7 +16,8 @@ use super::settings::{Main, Synced};
 use crate::module::ngx_http_upsync_module;
 use crate::ngx::boundary::guarded;
 use crate::shm::directory::{Origin, Upstream};
-use crate::shm::publish::PublishError;
+use crate::shm::post;
+use crate::shm::publish::{PublishError, now};
 use crate::shm::zone::{Full, Zone};
 use crate::upstream::Live;
 
@@ -82,12 +84,12 @@ fn enter(main: &Main, zone: Zone, is_new: bool) -> Result<(), ZoneError> {
     main.cycle.set(zone.cycle() + 1);
     for synced in main.synced() {
         let upstream = Upstream::open(zone, synced.nginx.host.as_bytes())?;
-        if is_new && upstream.published() == 0 {
+        if is_new && upstream.block().is_none() {
             publish_initial(main, &synced, &upstream, true)?;
         } else {
-            synced.server.awaits_commit.set(upstream.origin() == Origin::Config);
+            synced.server.awaits_commit.set(upstream.origin() != Origin::Source);
         }
-        let _ = synced.server.live.set(Live::new(upstream));
+        let _ = synced.server.live.set(Rc::new(Live::configured(upstream)));
     }
     Ok(())
 }
@@ -97,10 +99,13 @@ fn enter_new(main: &Main, zone: Zone, log: *mut ngx_log_t) -> Result<(), ZoneErr
     if let Some(last) = last_zone() {
         zone.enter_cycle(last.cycle());
         let mut count = 0;
-        for theirs in Upstream::all(last) {
-            let ours = Upstream::open(zone, theirs.name())?;
-            ours.copy_from(last.cycle(), &theirs).map_err(|cause| ZoneError::Publish {
-                upstream: String::from_utf8_lossy(theirs.name()).into_owned(),
+        for (theirs, name) in Upstream::all(last) {
+            let Some((_, block)) = theirs.block() else {
+                continue;
+            };
+            let ours = Upstream::open(zone, &name)?;
+            ours.copy_from(last.cycle(), &theirs, &block).map_err(|cause| ZoneError::Publish {
+                upstream: String::from_utf8_lossy(&name).into_owned(),
                 cause,
             })?;
             count += 1;
@@ -157,16 +162,32 @@ pub fn commit(main: &Main, log: *mut ngx_log_t) {
     let Some(zone) = main.zone.get() else {
         return;
     };
+    main.since.set(now());
+    for live in main.synced().iter().filter_map(|synced| synced.server.live.get()) {
+        live.upstream().follow(main.cycle.get());
+    }
     zone.enter_cycle(main.cycle.get());
+    remove_unfollowed(main, zone);
     for synced in main.synced() {
-        let Some(upstream) = synced.server.live.get().map(Live::upstream) else {
+        let Some(upstream) = synced.server.live.get().map(|live| live.upstream()) else {
             continue;
         };
         if synced.server.awaits_commit.get()
-            && upstream.origin() == Origin::Config
+            && upstream.origin() != Origin::Source
             && let Err(error) = publish_initial(main, &synced, upstream, false)
         {
             ngx::ngx_log_error!(NGX_LOG_ERR, log, "upsync: {error}");
+        }
+    }
+}
+
+/// Takes the names away that no source has had for two configurations. Workers of the last one
+/// may still have requests for theirs.
+fn remove_unfollowed(main: &Main, zone: Zone) {
+    for (upstream, _) in Upstream::all(zone) {
+        let followed = upstream.followed();
+        if followed != 0 && followed + 1 < main.cycle.get() {
+            post::remove_unfollowed(upstream);
         }
     }
 }

@@ -4,6 +4,7 @@
 use thiserror::Error;
 
 use super::time;
+use crate::model::body::Changes;
 use crate::model::list::{COUNT_MAX, WEIGHT_MAX};
 use crate::model::{Parameters, Printable};
 
@@ -16,42 +17,80 @@ pub enum ParameterError {
     /// It has a parameter's name, but not a value of it.
     #[error("invalid value in \"{}\", expected {}", Printable(.0), .1)]
     Value(String, &'static str),
+    /// It was given before.
+    #[error("duplicate \"{0}\", expected it once at most")]
+    Duplicate(&'static str),
 }
 
-const COUNT: &str = "0 to 2147483647";
-
-/// Sets the parameter that `word` stands for: `weight=N` (0 to 65,535: unlike nginx also 0),
-/// `max_fails=N`, `max_conns=N`, `fail_timeout=TIME`, `backup` or `down`. On an error nothing is
-/// set.
+/// Sets the parameter that `word` stands for, as [`add`] reads it; it may be set again and again.
+/// On an error nothing is set.
 pub fn set(parameters: &mut Parameters, word: &str) -> Result<(), ParameterError> {
-    let (name, value) = match word.split_once('=') {
-        Some((name, value)) => (name, Some(value)),
-        None => (word, None),
-    };
-    let value_error = |expected| ParameterError::Value(word.to_owned(), expected);
-    let count = |value| number(value, COUNT_MAX).ok_or_else(|| value_error(COUNT));
-    match (name, value) {
-        ("weight", Some(value)) => {
-            let weight = number(value, WEIGHT_MAX);
-            parameters.weight = weight.ok_or_else(|| value_error("0 to 65535"))?;
-        }
-        ("max_fails", Some(value)) => parameters.max_fails = count(value)?,
-        ("max_conns", Some(value)) => parameters.max_conns = count(value)?,
-        ("fail_timeout", Some(value)) => {
-            let seconds = time::parse_seconds(value).and_then(|n| u32::try_from(n).ok());
-            parameters.fail_timeout = seconds
-                .filter(|&seconds| seconds <= COUNT_MAX)
-                .ok_or_else(|| value_error("a time of at most 2147483647 seconds"))?;
-        }
-        ("backup", None) => parameters.backup = true,
-        ("down", None) => parameters.down = true,
-        _ => return Err(ParameterError::Unknown(word.to_owned())),
-    }
+    let mut changes = Changes::default();
+    add(&mut changes, word)?;
+    *parameters = changes.apply(*parameters);
     Ok(())
 }
 
+/// Notes the parameter that `word` stands for: `weight=N` (0 to 65,535: unlike nginx also 0),
+/// `max_fails=N`, `max_conns=N`, `fail_timeout=TIME`, `backup` or `down`; each once at most. On an
+/// error nothing is noted.
+pub fn add(changes: &mut Changes, word: &str) -> Result<(), ParameterError> {
+    let invalid = |expected| ParameterError::Value(word.to_owned(), expected);
+    let count = |value| number(value, COUNT_MAX).ok_or_else(|| invalid("0 to 2147483647"));
+    match split(word) {
+        ("weight", Some(value)) => {
+            let weight = number(value, WEIGHT_MAX).ok_or_else(|| invalid("0 to 65535"))?;
+            note(&mut changes.weight, weight, "weight")
+        }
+        ("max_fails", Some(value)) => note(&mut changes.max_fails, count(value)?, "max_fails"),
+        ("max_conns", Some(value)) => note(&mut changes.max_conns, count(value)?, "max_conns"),
+        ("fail_timeout", Some(value)) => {
+            let expected = "a time of at most 2147483647 seconds";
+            let time = seconds(value).ok_or_else(|| invalid(expected))?;
+            note(&mut changes.fail_timeout, time, "fail_timeout")
+        }
+        ("backup", None) => note(&mut changes.backup, true, "backup"),
+        ("down", None) => note(&mut changes.down, true, "down"),
+        _ => Err(ParameterError::Unknown(word.to_owned())),
+    }
+}
+
+/// As [`add`], and also `backup=on`, `backup=off`, `down=on` and `down=off`.
+pub fn change(changes: &mut Changes, word: &str) -> Result<(), ParameterError> {
+    let switch = |value| match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(ParameterError::Value(word.to_owned(), "on or off")),
+    };
+    match split(word) {
+        ("backup", Some(value)) => note(&mut changes.backup, switch(value)?, "backup"),
+        ("down", Some(value)) => note(&mut changes.down, switch(value)?, "down"),
+        _ => add(changes, word),
+    }
+}
+
+fn split(word: &str) -> (&str, Option<&str>) {
+    match word.split_once('=') {
+        Some((name, value)) => (name, Some(value)),
+        None => (word, None),
+    }
+}
+
+fn note<T>(noted: &mut Option<T>, value: T, name: &'static str) -> Result<(), ParameterError> {
+    if noted.is_some() {
+        return Err(ParameterError::Duplicate(name));
+    }
+    *noted = Some(value);
+    Ok(())
+}
+
+fn seconds(text: &str) -> Option<u32> {
+    let seconds = time::parse_seconds(text).and_then(|seconds| u32::try_from(seconds).ok());
+    seconds.filter(|&seconds| seconds <= COUNT_MAX)
+}
+
 /// Digits only, as `ngx_atoi` has it: `parse` alone would take a sign.
-fn number(text: &str, max: u32) -> Option<u32> {
+pub(super) fn number(text: &str, max: u32) -> Option<u32> {
     let digits = text.bytes().all(|b| b.is_ascii_digit());
     text.parse().ok().filter(|&number| digits && number <= max)
 }
@@ -108,5 +147,38 @@ mod tests {
         for word in ["", "weight", "down=1", "backup=", "Weight=1", "slow_start=1s", "resolve"] {
             assert!(after(word).is_err_and(|e| e.starts_with("unknown parameter")), "{word}");
         }
+    }
+
+    #[test]
+    fn a_change_is_noted_once() {
+        for word in ["weight=2", "max_fails=2", "max_conns=2", "fail_timeout=2", "backup", "down"] {
+            let mut changes = Changes::default();
+            assert_eq!(add(&mut changes, word), Ok(()));
+            let noted = changes;
+            let name = word.trim_end_matches("=2");
+            let message = format!("duplicate \"{name}\", expected it once at most");
+            assert_eq!(add(&mut changes, word).unwrap_err().to_string(), message);
+            assert_eq!(changes, noted);
+        }
+        let mut parameters = Parameters::NGINX;
+        assert_eq!(set(&mut parameters, "weight=2"), Ok(()));
+        assert_eq!(set(&mut parameters, "weight=3"), Ok(()));
+        assert_eq!(parameters, Parameters { weight: 3, ..Parameters::NGINX });
+    }
+
+    #[test]
+    fn a_change_may_switch_off() {
+        let changed = |words: &str| {
+            let mut changes = Changes::default();
+            let all = words.split(' ').try_for_each(|word| change(&mut changes, word));
+            all.map(|()| (changes.backup, changes.down)).map_err(|error| error.to_string())
+        };
+        assert_eq!(changed("backup=off down"), Ok((Some(false), Some(true))));
+        assert_eq!(changed("weight=1 down=on"), Ok((None, Some(true))));
+        let message = "invalid value in \"down=1\", expected on or off";
+        assert_eq!(changed("down=1"), Err(message.into()));
+        let message = "duplicate \"down\", expected it once at most";
+        assert_eq!(changed("down down=off"), Err(message.into()));
+        assert_eq!(changed("up=on"), Err("unknown parameter \"up=on\"".into()));
     }
 }

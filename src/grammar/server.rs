@@ -18,7 +18,7 @@ use statements::{Statement, Statements};
 pub struct Complaint {
     /// Counted from 1.
     pub line: usize,
-    /// In bytes, counted from 1.
+    /// In bytes, counted from 1; what is not UTF-8 counts as the U+FFFD it is read as.
     pub column: usize,
     /// What is wrong with it.
     pub reason: Reason,
@@ -99,7 +99,11 @@ pub fn render_dump(list: &List) -> String {
     render("", lines)
 }
 
-fn render<A: fmt::Display>(indent: &str, lines: impl Iterator<Item = Line<A>>) -> String {
+/// The lines, each with the indent before it and a line feed behind it.
+pub(super) fn render<A: fmt::Display>(
+    indent: &str,
+    lines: impl Iterator<Item = Line<A>>,
+) -> String {
     lines.fold(String::new(), |mut text, line| {
         // Writing into a String cannot fail.
         let _ = writeln!(text, "{indent}{line}");
@@ -112,9 +116,10 @@ fn render<A: fmt::Display>(indent: &str, lines: impl Iterator<Item = Line<A>>) -
 /// have nginx's defaults, the port too. A bad statement is skipped with a complaint and hides no
 /// other; of the same address the first stays.
 pub fn parse(text: &[u8]) -> (List, Vec<Complaint>) {
+    let text = String::from_utf8_lossy(text);
     let mut complaints = Vec::new();
     let mut peers = Vec::new();
-    for statement in Statements::new(text) {
+    for statement in Statements::new(&text) {
         match server(&statement) {
             Ok(peer) => peers.push(peer),
             Err(reason) => {
@@ -127,18 +132,18 @@ pub fn parse(text: &[u8]) -> (List, Vec<Complaint>) {
 }
 
 fn server(statement: &Statement<'_>) -> Result<Peer, Reason> {
-    let mut words = statement.words.iter().map(|word| String::from_utf8_lossy(word));
     if !statement.finished {
-        return Err(Reason::Unfinished(words.collect::<Vec<_>>().join(" ")));
+        return Err(Reason::Unfinished(statement.words.join(" ")));
     }
+    let mut words = statement.words.iter().copied();
     match words.next().unwrap_or_default() {
-        directive if directive == "server" => {}
-        other => return Err(Reason::Unknown(other.into_owned())),
+        "server" => {}
+        other => return Err(Reason::Unknown(other.to_owned())),
     }
-    let endpoint = Endpoint::parse(&words.next().ok_or(Reason::NoAddress)?, Some(80))?;
+    let endpoint = Endpoint::parse(words.next().ok_or(Reason::NoAddress)?, Some(80))?;
     let mut parameters = Parameters::NGINX;
     for word in words {
-        parameter::set(&mut parameters, &word)?;
+        parameter::set(&mut parameters, word)?;
     }
     match endpoint {
         Endpoint::Address(address) => Ok(Peer { address, parameters }),

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 
 use super::Address;
 
@@ -131,6 +132,13 @@ impl Difference {
     /// Whether the two lists have the same servers with the same parameters.
     pub fn is_none(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { added, removed, changed } = self;
+        write!(f, "({added} added, {removed} removed, {changed} changed)")
     }
 }
 

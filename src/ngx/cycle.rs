@@ -42,6 +42,16 @@ pub fn is_start() -> bool {
     unsafe { ngx_cycle.as_ref().is_none_or(|cycle| cycle.conf_ctx.is_null()) }
 }
 
+/// How many workers there are.
+pub fn workers() -> usize {
+    // SAFETY: a worker has a cycle as long as it lives; the core module's configuration is at its
+    // index there.
+    let core = unsafe {
+        (*(*ngx_cycle).conf_ctx.add(ngx_core_module.index)).cast::<ngx_core_conf_t>().as_ref()
+    };
+    core.map_or(1, |core| core.worker_processes.max(1) as usize)
+}
+
 /// The user and group that workers run as, if the master gives up its own.
 pub fn worker_owner(cycle: &ngx_cycle_t) -> Option<(u32, u32)> {
     // SAFETY: asking for one's own effective user always works.

@@ -3,13 +3,15 @@
 use std::ffi::c_void;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::ptr::NonNull;
 
 use nginx_sys::{
-    NGX_OK, ngx_close_connection, ngx_connection_t, ngx_cycle_t, ngx_event_t, ngx_get_connection,
-    ngx_handle_read_event,
+    NGX_OK, ngx_add_timer, ngx_close_connection, ngx_connection_t, ngx_cycle_t, ngx_del_timer,
+    ngx_event_t, ngx_get_connection, ngx_handle_read_event, ngx_msec_t,
 };
 
 use super::boundary::guarded;
+use super::cycle;
 
 /// What happens in the event loop. When the worker begins to exit, it is dropped.
 pub trait Wake {
@@ -57,7 +59,7 @@ impl Alarm {
     /// # Safety
     ///
     /// Called in a worker with its cycle, from `init_process` or later.
-    pub unsafe fn watch<W: Wake>(self, cycle: *mut ngx_cycle_t, wake: W) -> io::Result<()> {
+    pub unsafe fn watch<W: Wake>(self, cycle: *mut ngx_cycle_t, wake: W) -> io::Result<Watch> {
         let out = || io::Error::other("no free connection, raise \"worker_connections\"");
         // SAFETY: the caller gives a worker's cycle; the event fields are those of the connection.
         unsafe {
@@ -75,8 +77,38 @@ impl Alarm {
                 close::<W>(connection);
                 return Err(io::Error::other("the event loop refused an eventfd"));
             }
+            Ok(Watch(NonNull::from(connection)))
         }
-        Ok(())
+    }
+}
+
+/// The connection of an [`Alarm`] that is watched. It ends when its [`Wake`] is dropped, so that
+/// is the one to keep it.
+#[derive(Clone, Copy, Debug)]
+pub struct Watch(NonNull<ngx_connection_t>);
+
+/// How often a worker that is held up looks whether it still is. The length does not matter: a
+/// timer that is set is what keeps nginx from exiting.
+const HOLD: ngx_msec_t = 60_000;
+
+impl Watch {
+    /// Keeps the worker from exiting, or no longer.
+    ///
+    /// # Safety
+    ///
+    /// The `Wake` was not dropped yet.
+    pub unsafe fn hold(self, holds: bool) {
+        // SAFETY: the caller's word; the event is that of the connection.
+        unsafe {
+            let connection = &mut *self.0.as_ptr();
+            connection.set_idle(u32::from(!holds));
+            let read = connection.read;
+            match (holds, (*read).timer_set() != 0) {
+                (true, false) => ngx_add_timer(read, HOLD),
+                (false, true) => ngx_del_timer(read),
+                _ => {}
+            }
+        }
     }
 }
 
@@ -90,9 +122,18 @@ unsafe extern "C" fn on_event<W: Wake>(event: *mut ngx_event_t) {
             close::<W>(connection);
             return;
         }
+        if (*event).timedout() != 0 {
+            (*event).set_timedout(0);
+            ngx_add_timer(event, HOLD);
+            return;
+        }
         drain((*connection).fd);
         (*event).set_ready(0);
         (*wake).woken();
+        // nginx closes idle connections once, when it begins to exit; this one was not idle then.
+        if cycle::is_exiting() && (*connection).idle() != 0 {
+            close::<W>(connection);
+        }
     });
 }
 

@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::block::Block;
-use super::layout::{BUCKETS, Entry};
-use super::publish::lock_to_write;
+use super::layout::{BUCKETS, Entry, Header, NAME_ROOM};
+use super::recover::lock_to_write;
 use super::slot::Slot;
 use super::zone::{Full, Locked, Zone};
 
@@ -16,13 +16,16 @@ pub enum Origin {
     Config = 0,
     /// A source has spoken. Such a list outlives a reload.
     Source = 1,
+    /// It was posted. Such a list outlives a reload too, unless the upstream has a source then.
+    Api = 2,
 }
 
-/// One upstream of the zone, for as long as the zone is mapped.
-#[derive(Clone, Copy, Debug)]
+/// One upstream of the zone, until its name loses its entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Upstream {
     zone: Zone,
     offset: u64,
+    generation: u32,
 }
 
 impl Upstream {
@@ -30,37 +33,34 @@ impl Upstream {
     /// host names: without regard to ASCII case.
     pub fn open(zone: Zone, name: &[u8]) -> Result<Self, Full> {
         let locked = lock_to_write(&zone);
-        let bucket = &zone.header().buckets[bucket(name)];
-        let mut next = bucket.load(Acquire);
-        while next != 0 {
-            let upstream = Self { zone, offset: next };
-            if upstream.name().eq_ignore_ascii_case(name) {
-                return Ok(upstream);
-            }
-            next = upstream.entry().next.load(Acquire);
+        if let Some(upstream) = find(&locked, name) {
+            return Ok(upstream);
         }
-        let offset = insert(&locked, name, bucket.load(Relaxed))?;
-        bucket.store(offset, Release);
-        locked.settle();
-        Ok(Self { zone, offset })
+        add_entry_if_none(&locked, name.len())?;
+        let upstream = take_entry(&locked, name).ok_or(Full)?;
+        link(&locked, upstream, name);
+        Ok(upstream)
     }
 
-    /// All upstreams of a zone.
-    pub fn all(zone: Zone) -> impl Iterator<Item = Self> {
-        let heads = (0..BUCKETS).map(move |bucket| zone.header().buckets[bucket].load(Acquire));
-        heads.flat_map(move |head| {
-            let upstream = move |offset| (offset != 0).then_some(Self { zone, offset });
-            std::iter::successors(upstream(head), move |last| {
-                upstream(last.entry().next.load(Acquire))
-            })
-        })
+    /// The upstream of that name, if there is one.
+    pub fn find(zone: Zone, name: &[u8]) -> Option<Self> {
+        find(&zone.lock(), name)
     }
 
-    /// What the zone holds of it.
-    pub fn entry(&self) -> &Entry {
-        // SAFETY: the offset is from a bucket's list, which holds entries only, and entries are
-        // never freed.
-        unsafe { self.zone.at(self.offset) }
+    /// All upstreams of a zone with their names, as of now.
+    pub fn all(zone: Zone) -> Vec<(Self, Box<[u8]>)> {
+        let locked = zone.lock();
+        linked(&locked).map(|upstream| (upstream, upstream.name(&locked).into())).collect()
+    }
+
+    /// The upstreams whose list was posted, as of now, with the names of those that are not known.
+    pub fn posted(zone: Zone, is_known: impl Fn(Self) -> bool) -> Vec<(Self, Option<Box<[u8]>>)> {
+        let locked = zone.lock();
+        let posted = linked(&locked).filter(|upstream| upstream.origin() == Origin::Api);
+        let named = |upstream: Self| {
+            (upstream, (!is_known(upstream)).then(|| upstream.name(&locked).into()))
+        };
+        posted.map(named).collect()
     }
 
     /// The zone it is in.
@@ -68,14 +68,14 @@ impl Upstream {
         &self.zone
     }
 
-    /// Its name as it was first written.
-    pub fn name(&self) -> &[u8] {
-        let from = (self.entry() as *const Entry).cast::<u8>();
-        // SAFETY: the name stands behind its entry, was written before the entry was linked, and
-        // does not change.
-        unsafe {
-            std::slice::from_raw_parts(from.add(size_of::<Entry>()), self.entry().name_len as usize)
-        }
+    /// What the zone holds of it; of another upstream, if [`Upstream::is_gone`].
+    pub fn entry(&self) -> &Entry {
+        entry(&self.zone, self.offset)
+    }
+
+    /// Whether its name has lost the entry. Certain only under the lock.
+    pub fn is_gone(&self) -> bool {
+        self.entry().generation.load(Acquire) != self.generation
     }
 
     /// Names the list in force. It is another number after every change.
@@ -83,26 +83,60 @@ impl Upstream {
         self.entry().published.load(Acquire)
     }
 
-    /// How often the list has changed.
+    /// How often the list has changed since its name has the entry.
     pub fn version(&self) -> u32 {
-        (self.published() >> 32) as u32
+        let version = (self.published() >> 32) as u32;
+        version.wrapping_sub(self.entry().first.load(Relaxed))
+    }
+
+    /// When the list was last changed, in milliseconds since 1970.
+    pub fn since(&self) -> u64 {
+        self.entry().since.load(Relaxed)
     }
 
     /// Where the list in force came from.
     pub fn origin(&self) -> Origin {
-        if self.entry().origin.load(Acquire) == Origin::Source as u32 {
-            Origin::Source
-        } else {
-            Origin::Config
+        match self.entry().origin.load(Acquire) {
+            1 => Origin::Source,
+            2 => Origin::Api,
+            _ => Origin::Config,
         }
     }
 
-    /// A copy of the list in force and the number that names it, if there ever was a list.
+    /// Says where the list in force came from. Whoever keeps the names of posted lists is told.
+    pub(super) fn set_origin(&self, origin: Origin) {
+        let last = self.origin();
+        self.entry().origin.store(origin as u32, Release);
+        if last != origin && (last == Origin::Api || origin == Origin::Api) {
+            self.zone.header().names.fetch_add(1, Release);
+        }
+    }
+
+    /// Says that the upstream follows a source in this configuration.
+    pub fn follow(&self, cycle: u64) {
+        self.entry().followed.store(cycle, Release);
+    }
+
+    /// Whether it follows a source in the configuration in force.
+    pub fn is_followed(&self) -> bool {
+        let followed = self.entry().followed.load(Acquire);
+        followed != 0 && followed >= self.zone.cycle()
+    }
+
+    /// The last configuration in which it follows a source; 0 is none.
+    pub fn followed(&self) -> u64 {
+        self.entry().followed.load(Acquire)
+    }
+
+    /// A copy of the list in force and the number that names it, if there is a list.
     pub fn block(&self) -> Option<(u64, Block)> {
-        let _locked = self.zone.lock();
+        self.block_under(&self.zone.lock())
+    }
+
+    pub(super) fn block_under(&self, _locked: &Locked) -> Option<(u64, Block)> {
         let published = self.published();
         let offset = block_offset(published);
-        if offset == 0 {
+        if offset == 0 || self.is_gone() {
             return None;
         }
         // SAFETY: a published block is whole, and as long as the lock is held nobody frees it.
@@ -114,6 +148,27 @@ impl Upstream {
         // SAFETY: records in published blocks name slots of chunks, which are never freed.
         unsafe { self.zone.at(offset) }
     }
+
+    fn name<'a>(&self, locked: &'a Locked) -> &'a [u8] {
+        let len = self.entry().name_len.load(Relaxed) as usize;
+        // SAFETY: the name stands behind its entry, and does not change while the lock is held.
+        unsafe { std::slice::from_raw_parts(self.room(locked), len) }
+    }
+
+    /// Where the name stands.
+    fn room(&self, locked: &Locked) -> *mut u8 {
+        locked.zone().pointer(self.offset + size_of::<Entry>() as u64)
+    }
+
+    fn at(locked: &Locked, offset: u64) -> Self {
+        let zone = *locked.zone();
+        Self { zone, offset, generation: entry(&zone, offset).generation.load(Relaxed) }
+    }
+}
+
+fn entry(zone: &Zone, offset: u64) -> &Entry {
+    // SAFETY: offsets of entries are from the list of all entries, which are never freed.
+    unsafe { zone.at(offset) }
 }
 
 /// Where the block of a published word is.
@@ -121,24 +176,138 @@ pub(super) fn block_offset(published: u64) -> u64 {
     (published & u64::from(u32::MAX)) * 8
 }
 
-/// The word that publishes the block at `offset` after `last`.
+/// The word that publishes the block at `offset` after `last`; no block if that is 0.
 pub(super) fn successor(last: u64, offset: u64) -> u64 {
     let version = ((last >> 32) as u32).wrapping_add(1);
     (u64::from(version) << 32) | (offset / 8)
 }
 
-fn insert(locked: &Locked, name: &[u8], next: u64) -> Result<u64, Full> {
-    let offset = locked.allocate::<Entry>(size_of::<Entry>() + name.len())?;
-    let entry = locked.zone().pointer(offset).cast::<Entry>();
+/// The upstream of a name.
+pub(super) fn find(locked: &Locked, name: &[u8]) -> Option<Upstream> {
+    in_bucket(locked, bucket(name))
+        .find(|upstream| upstream.name(locked).eq_ignore_ascii_case(name))
+}
+
+/// The upstreams that have a name.
+pub(super) fn linked(locked: &Locked) -> impl Iterator<Item = Upstream> {
+    (0..BUCKETS).flat_map(|bucket| in_bucket(locked, bucket))
+}
+
+fn in_bucket(locked: &Locked, bucket: usize) -> impl Iterator<Item = Upstream> {
+    let some = |offset| (offset != 0).then(|| Upstream::at(locked, offset));
+    let first = some(locked.zone().header().buckets[bucket].load(Relaxed));
+    std::iter::successors(first, move |last| some(last.entry().next.load(Relaxed)))
+}
+
+/// Makes sure that there is a free entry with room for a name.
+pub(super) fn add_entry_if_none(locked: &Locked, name_len: usize) -> Result<(), Full> {
+    if free(locked).any(|upstream| upstream.entry().name_room as usize >= name_len) {
+        return Ok(());
+    }
+    let header = locked.zone().header();
+    let room = name_len.max(NAME_ROOM);
+    let offset = locked.allocate::<Entry>(size_of::<Entry>() + room)?;
+    let new = locked.zone().pointer(offset).cast::<Entry>();
     // SAFETY: so many bytes were just allocated here and nobody knows them yet; all zeros is a
     // valid entry.
     unsafe {
-        (*entry).name_len = name.len() as u32;
-        (*entry).next.store(next, Relaxed);
-        let to = entry.cast::<u8>().add(size_of::<Entry>());
-        std::ptr::copy_nonoverlapping(name.as_ptr(), to, name.len());
+        (*new).name_room = room as u32;
+        (*new).every.store(header.entries.load(Relaxed), Relaxed);
+        (*new).next.store(header.free_entry.load(Relaxed), Relaxed);
     }
-    Ok(offset)
+    header.moving.store(offset, Release);
+    header.entries.store(offset, Release);
+    header.free_entry.store(offset, Release);
+    header.moving.store(0, Release);
+    locked.settle();
+    Ok(())
+}
+
+fn free(locked: &Locked) -> impl Iterator<Item = Upstream> {
+    let some = |offset| (offset != 0).then(|| Upstream::at(locked, offset));
+    let first = some(locked.zone().header().free_entry.load(Relaxed));
+    std::iter::successors(first, move |last| some(last.entry().next.load(Relaxed)))
+}
+
+/// Takes a free entry and gives it a name. Until [`link`] nobody finds it, and recovery takes it
+/// for free.
+pub(super) fn take_entry(locked: &Locked, name: &[u8]) -> Option<Upstream> {
+    let header = locked.zone().header();
+    let has_room = |upstream: &Upstream| upstream.entry().name_room as usize >= name.len();
+    let before = free(locked).take_while(|upstream| !has_room(upstream)).last();
+    let taken = free(locked).find(has_room)?;
+    let entry = taken.entry();
+    header.moving.store(taken.offset, Release);
+    let from = before.as_ref().map_or(&header.free_entry, |before| &before.entry().next);
+    from.store(entry.next.load(Relaxed), Release);
+    entry.name_len.store(name.len() as u32, Relaxed);
+    // SAFETY: the room behind the entry is its own, large enough, and read by nobody while the
+    // lock is held.
+    unsafe { std::ptr::copy_nonoverlapping(name.as_ptr(), taken.room(locked), name.len()) };
+    // A killed writer may have left the place of a block that recovery has freed.
+    let published = successor(entry.published.load(Relaxed), 0);
+    entry.published.store(published, Relaxed);
+    entry.first.store((published >> 32) as u32, Relaxed);
+    entry.origin.store(Origin::Config as u32, Relaxed);
+    for number in [&entry.since, &entry.followed] {
+        number.store(0, Relaxed);
+    }
+    for turn in [&entry.turn, &entry.backup_turn, &entry.retry_turn] {
+        turn.0.store(0, Relaxed);
+    }
+    Some(taken)
+}
+
+/// Puts a taken entry into the bucket of its name.
+pub(super) fn link(locked: &Locked, taken: Upstream, name: &[u8]) {
+    let header = locked.zone().header();
+    let bucket = &header.buckets[bucket(name)];
+    taken.entry().next.store(bucket.load(Relaxed), Relaxed);
+    bucket.store(taken.offset, Release);
+    header.moving.store(0, Release);
+}
+
+/// Takes an upstream's name away. Its entry is free for another.
+pub(super) fn unlink(locked: &Locked, upstream: Upstream) {
+    let header = locked.zone().header();
+    let bucket = bucket(upstream.name(locked));
+    header.moving.store(upstream.offset, Release);
+    let before = in_bucket(locked, bucket).take_while(|other| *other != upstream).last();
+    let from = before.as_ref().map_or(&header.buckets[bucket], |before| &before.entry().next);
+    from.store(upstream.entry().next.load(Relaxed), Release);
+    push_free(header, upstream);
+    header.moving.store(0, Release);
+}
+
+/// From now on whoever holds the upstream finds that it is gone.
+fn push_free(header: &Header, upstream: Upstream) {
+    let entry = upstream.entry();
+    entry.generation.store(upstream.generation.wrapping_add(1), Release);
+    entry.next.store(header.free_entry.load(Relaxed), Relaxed);
+    header.free_entry.store(upstream.offset, Release);
+}
+
+/// Finds the free entries anew: all that no bucket has.
+pub(super) fn sweep(locked: &Locked) {
+    let zone = locked.zone();
+    let header = zone.header();
+    let some = |offset| (offset != 0).then(|| Upstream::at(locked, offset));
+    let all = || {
+        std::iter::successors(some(header.entries.load(Relaxed)), |last| {
+            some(last.entry().every.load(Relaxed))
+        })
+    };
+    for upstream in all() {
+        upstream.entry().mark.store(0, Relaxed);
+    }
+    for upstream in linked(locked) {
+        upstream.entry().mark.store(1, Relaxed);
+    }
+    header.free_entry.store(0, Relaxed);
+    for upstream in all().filter(|upstream| upstream.entry().mark.load(Relaxed) == 0) {
+        push_free(header, upstream);
+    }
+    header.moving.store(0, Release);
 }
 
 /// FNV-1a of the name in lower case.

@@ -7,10 +7,13 @@ use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
 pub const MAGIC: u64 = u64::from_le_bytes(*b"upsync\0\0");
 
 /// The layout this module reads and writes.
-pub const LAYOUT: u64 = 1;
+pub const LAYOUT: u64 = 2;
 
 /// Lists of entries, chosen by a hash of the name.
-pub const BUCKETS: usize = 256;
+pub const BUCKETS: usize = 1024;
+
+/// Bytes for the name behind an entry. A longer name of nginx.conf gets as many as it needs.
+pub const NAME_ROOM: usize = 256;
 
 /// The fewest slots in a chunk, which is then one page of 4 KiB with its head.
 pub const CHUNK_SLOTS_MIN: u64 = 63;
@@ -42,22 +45,47 @@ pub struct Header {
     pub free_slots: AtomicU64,
     /// The first [`Ledger`].
     pub ledgers: AtomicU64,
+    /// The first of all entries, whether they are in a bucket or free.
+    pub entries: AtomicU64,
+    /// The first free entry.
+    pub free_entry: AtomicU64,
+    /// Not 0 while an entry is on its way between the free ones and a bucket.
+    pub moving: AtomicU64,
+    /// Raised when a name gets or loses a list that was posted.
+    pub names: AtomicU64,
+    /// Not 0 if posted lists are kept on disk too, and have been read from there.
+    pub loaded: AtomicU64,
     /// The first [`Entry`] of each bucket.
     pub buckets: [AtomicU64; BUCKETS],
 }
 
-/// One upstream. Entries live as long as the zone: workers keep references to them.
+/// One upstream. Entries are never given back, as workers keep references to them: one that is
+/// free is used again, for another name.
 #[repr(C, align(64))]
 pub struct Entry {
-    /// The next entry of the bucket.
+    /// The next entry of the bucket, or the next free one. Used under the zone's lock only.
     pub next: AtomicU64,
     /// The list in force: its version in the upper 32 bits, and below its block's offset in
-    /// units of 8 bytes. 0 as long as there was none.
+    /// units of 8 bytes, 0 if there is none. The version goes on when the entry is used again.
     pub published: AtomicU64,
+    /// When the list was last changed, in milliseconds since 1970.
+    pub since: AtomicU64,
+    /// The last configuration in which the upstream follows a source; 0 is none.
+    pub followed: AtomicU64,
+    /// The next of all entries.
+    pub every: AtomicU64,
     /// Where the list came from: an `Origin`.
     pub origin: AtomicU32,
-    /// Bytes of the name, which follows the entry.
-    pub name_len: u32,
+    /// How many names have had this entry before.
+    pub generation: AtomicU32,
+    /// The version before the first list of the name.
+    pub first: AtomicU32,
+    /// Bytes of the name, which follows the entry. Read under the zone's lock only.
+    pub name_len: AtomicU32,
+    /// Bytes that there are for the name.
+    pub name_room: u32,
+    /// Not 0 if a bucket has the entry. Used by recovery, under the zone's lock only.
+    pub mark: AtomicU32,
     /// Tickets of the rotation of primary servers, apart from what is only read.
     pub turn: Turn,
     /// Tickets of the rotation of backup servers.

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::layout::{Header, LEDGER_CELLS, Ledger, LedgerPage};
-use super::publish::lock_to_write;
+use super::recover::lock_to_write;
 use super::slot::Slot;
 use super::zone::{Full, Locked, Zone};
 

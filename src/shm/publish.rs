@@ -3,17 +3,20 @@
 //! Under the lock, in this order: the new block is allocated and noted as pending, its servers
 //! get their slots, it is filled, one store publishes it, the slots of servers that left are
 //! freed, the old block is freed, nothing is pending. A writer killed before the store leaves the
-//! old list in force, one killed after it the new; what else it left is put right by [`recover`].
+//! old list in force, one killed after it the new; what else it left is put right by
+//! [`super::recover`].
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
 
 use super::block::{Block, Record};
 use super::directory::{Origin, Upstream, block_offset, successor};
-use super::layout::{BUCKETS, CHUNK_SLOTS_MIN, Chunk, Ledger};
+use super::layout::{CHUNK_SLOTS_MIN, Chunk};
+use super::recover::{lock_to_write, recover};
 use super::slot::Slot;
 use super::zone::{Full, Locked, Zone};
 use crate::model::{Difference, List};
@@ -27,6 +30,9 @@ pub enum PublishError {
     /// A newer configuration is in force.
     #[error("the configuration has been replaced")]
     OldCycle,
+    /// The upstream has lost its name.
+    #[error("the upstream is gone")]
+    Gone,
 }
 
 impl Upstream {
@@ -42,34 +48,39 @@ impl Upstream {
             let last = old.as_ref().map_or_else(|| self.published(), |(published, _)| *published);
             let exchange = Exchange::new(Block::new(list), old.as_ref().map(|(_, block)| block));
             let difference = exchange.difference;
-            if last != 0 && difference.is_none() && !exchange.reordered {
+            if old.is_some() && exchange.is_none() {
                 return self.confirm(cycle, origin).map(|()| difference);
             }
             let locked = lock_to_write(self.zone());
             refuse_old(self.zone(), cycle)?;
+            if self.is_gone() {
+                return Err(PublishError::Gone);
+            }
             // Another writer came first: what to keep of the old list has to be found anew.
             if self.published() != last {
                 continue;
             }
-            exchange.publish(self, &locked, last)?;
-            self.entry().origin.store(origin as u32, Release);
+            exchange.publish(self, &locked, origin)?;
+            locked.settle();
             return Ok(difference);
         }
     }
 
     /// Says where the list in force comes from.
     pub fn confirm(&self, cycle: u64, origin: Origin) -> Result<(), PublishError> {
+        let locked = self.zone().lock();
         refuse_old(self.zone(), cycle)?;
-        self.entry().origin.store(origin as u32, Release);
+        if self.is_gone() {
+            return Err(PublishError::Gone);
+        }
+        self.set_origin(origin);
+        drop(locked);
         Ok(())
     }
 
-    /// Takes over an upstream of a zone of another size: its list and what is known of its
-    /// servers.
-    pub fn copy_from(&self, cycle: u64, other: &Self) -> Result<(), PublishError> {
-        let Some((_, theirs)) = other.block() else {
-            return Ok(());
-        };
+    /// Takes over an upstream of a zone of another size: its list, which is `theirs`, and what is
+    /// known of its servers.
+    pub fn copy_from(&self, cycle: u64, other: &Self, theirs: &Block) -> Result<(), PublishError> {
         self.publish(cycle, &theirs.list(), other.origin())?;
         let Some((_, ours)) = self.block() else {
             return Ok(());
@@ -78,6 +89,9 @@ impl Upstream {
             self.slot(our.slot).copy_from(other.slot(their.slot));
         }
         let (ours, theirs) = (self.entry(), other.entry());
+        for (to, from) in [(&ours.since, &theirs.since), (&ours.followed, &theirs.followed)] {
+            to.store(from.load(Relaxed), Relaxed);
+        }
         for (to, from) in [
             (&ours.turn, &theirs.turn),
             (&ours.backup_turn, &theirs.backup_turn),
@@ -89,23 +103,28 @@ impl Upstream {
     }
 }
 
+/// Milliseconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
 fn refuse_old(zone: &Zone, cycle: u64) -> Result<(), PublishError> {
     if cycle < zone.cycle() { Err(PublishError::OldCycle) } else { Ok(()) }
 }
 
 /// One list about to replace another, worked out before the lock is taken.
-struct Exchange {
+pub(super) struct Exchange {
     /// The new list. Servers that stay have their slots already.
     block: Block,
     /// Slots of servers that leave.
     leaving: Vec<u64>,
-    difference: Difference,
+    pub(super) difference: Difference,
     /// The same servers in another order.
     reordered: bool,
 }
 
 impl Exchange {
-    fn new(block: Block, old: Option<&Block>) -> Self {
+    pub(super) fn new(block: Block, old: Option<&Block>) -> Self {
         let mut exchange = Self {
             block,
             leaving: Vec::new(),
@@ -160,15 +179,29 @@ impl Exchange {
         record.adopt(stays);
     }
 
-    fn publish(mut self, upstream: &Upstream, locked: &Locked, last: u64) -> Result<(), Full> {
+    /// Whether the new list is the old one.
+    pub(super) fn is_none(&self) -> bool {
+        self.difference.is_none() && !self.reordered
+    }
+
+    /// Puts the new list in force. It stays pending, for the caller to settle.
+    pub(super) fn publish(
+        mut self,
+        upstream: &Upstream,
+        locked: &Locked,
+        origin: Origin,
+    ) -> Result<(), Full> {
         let header = locked.zone().header();
+        let last = upstream.published();
         let offset = locked.allocate::<u64>(size_of_val(self.block.words()))?;
         header.retired.store(block_offset(last), Relaxed);
         // As after a writer that was killed here: the block goes, slots that were taken come back.
         self.take_slots(locked).inspect_err(|_| recover(locked))?;
         // SAFETY: the block was allocated with this size, and is not yet published.
         unsafe { locked.write(offset, self.block.words()) };
+        upstream.entry().since.store(now(), Relaxed);
         upstream.entry().published.store(successor(last, offset), Release);
+        upstream.set_origin(origin);
         for leaving in self.leaving {
             push_slot(locked.zone(), leaving);
         }
@@ -177,7 +210,6 @@ impl Exchange {
             // under the lock, so none is at it.
             unsafe { locked.free(block_offset(last)) };
         }
-        locked.settle();
         Ok(())
     }
 
@@ -202,7 +234,7 @@ impl Exchange {
     }
 }
 
-fn slot(zone: &Zone, offset: u64) -> &Slot {
+pub(super) fn slot(zone: &Zone, offset: u64) -> &Slot {
     // SAFETY: offsets of slots come from chunks and from records, and chunks are never freed.
     unsafe { zone.at(offset) }
 }
@@ -220,7 +252,7 @@ fn pop_slot(zone: &Zone) -> Option<u64> {
     Some(offset)
 }
 
-fn push_slot(zone: &Zone, offset: u64) {
+pub(super) fn push_slot(zone: &Zone, offset: u64) {
     let header = zone.header();
     slot(zone, offset).retire();
     slot(zone, offset).next.store(header.free_slot.load(Relaxed), Relaxed);
@@ -248,87 +280,13 @@ fn chunk(zone: &Zone, offset: u64) -> &Chunk {
     unsafe { zone.at(offset) }
 }
 
-fn slots_of(zone: &Zone, offset: u64) -> impl Iterator<Item = u64> {
+pub(super) fn slots_of(zone: &Zone, offset: u64) -> impl Iterator<Item = u64> {
     let first = offset + size_of::<Chunk>() as u64;
     (0..chunk(zone, offset).count.load(Relaxed)).map(move |i| first + i * size_of::<Slot>() as u64)
 }
 
-fn chunks(zone: &Zone) -> impl Iterator<Item = u64> {
+pub(super) fn chunks(zone: &Zone) -> impl Iterator<Item = u64> {
     let some = |offset| (offset != 0).then_some(offset);
     let first = some(zone.header().chunks.load(Relaxed));
     std::iter::successors(first, move |&last| some(chunk(zone, last).next.load(Relaxed)))
-}
-
-/// The lock for whoever allocates: what a killed writer left is put right first, before a new
-/// note takes the place of the one that says so.
-pub(super) fn lock_to_write(zone: &Zone) -> Locked {
-    let locked = zone.lock();
-    recover(&locked);
-    locked
-}
-
-/// Puts right what a killed writer left: at most one allocation, one block and some slots.
-fn recover(locked: &Locked) {
-    let zone = locked.zone();
-    let pending = zone.header().pending.load(Relaxed);
-    let chunk = zone.header().pending_chunk.load(Relaxed);
-    if pending == 0 && chunk == 0 {
-        return;
-    }
-    if chunk != 0 && zone.header().chunks.load(Relaxed) != chunk {
-        // SAFETY: allocated, and not linked: nothing refers to it.
-        unsafe { locked.free(chunk) };
-    }
-    zone.header().pending_chunk.store(0, Relaxed);
-    let published = pending != 0 && is_published(zone, pending);
-    let retired = zone.header().retired.load(Relaxed);
-    if published && retired != 0 && !is_published(zone, retired) {
-        // SAFETY: the killed writer had replaced this block and did not come to free it, or was
-        // killed while nginx freed it, which nginx notices and reports.
-        unsafe { locked.free(retired) };
-    } else if pending != 0 && !published && !is_linked(zone, pending) {
-        // SAFETY: allocated, and neither published nor linked: nothing refers to it.
-        unsafe { locked.free(pending) };
-    }
-    sweep(zone);
-    locked.settle();
-}
-
-fn is_published(zone: &Zone, block: u64) -> bool {
-    Upstream::all(*zone).any(|upstream| block_offset(upstream.published()) == block)
-}
-
-/// Whether something was put into one of the lists that grow at their head.
-fn is_linked(zone: &Zone, offset: u64) -> bool {
-    let header = zone.header();
-    let at_head = header.ledgers.load(Relaxed) == offset
-        || (0..BUCKETS).any(|bucket| header.buckets[bucket].load(Relaxed) == offset);
-    at_head || super::ledger::all(zone).any(|ledger: &Ledger| ledger.pages.load(Relaxed) == offset)
-}
-
-/// Finds the free slots anew: all that no published block refers to.
-fn sweep(zone: &Zone) {
-    let all = || chunks(zone).flat_map(|chunk| slots_of(zone, chunk));
-    for offset in all() {
-        slot(zone, offset).mark.store(0, Relaxed);
-    }
-    for upstream in Upstream::all(*zone) {
-        mark(zone, block_offset(upstream.published()));
-    }
-    zone.header().free_slot.store(0, Relaxed);
-    zone.header().free_slots.store(0, Relaxed);
-    for offset in all().filter(|&offset| slot(zone, offset).mark.load(Relaxed) == 0) {
-        push_slot(zone, offset);
-    }
-}
-
-fn mark(zone: &Zone, block: u64) {
-    if block == 0 {
-        return;
-    }
-    // SAFETY: a published block is whole, and the lock that recovery holds keeps it.
-    let block = unsafe { Block::copy_of(zone.pointer(block).cast()) };
-    for record in block.records() {
-        slot(zone, record.slot).mark.store(1, Relaxed);
-    }
 }

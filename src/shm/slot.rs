@@ -92,6 +92,22 @@ impl Slot {
         self.connections.get(generation)
     }
 
+    /// Failed attempts since the last good one.
+    pub fn fails(&self, generation: u32) -> u32 {
+        self.fails.get(generation).unwrap_or(0)
+    }
+
+    /// Requests given to the server, and attempts of them that failed.
+    pub fn requests_and_failures(&self) -> (u64, u64) {
+        (self.requests.load(Relaxed), self.failures.load(Relaxed))
+    }
+
+    /// Whether `max_fails` keeps requests away now.
+    pub fn is_out(&self, generation: u32, parameters: &Parameters, now: i64) -> bool {
+        let waits = now - self.checked.load(Relaxed) <= i64::from(parameters.fail_timeout);
+        parameters.max_fails != 0 && self.fails(generation) >= parameters.max_fails && waits
+    }
+
     /// Counts a new connection, unless `max_conns` are there or the server has left.
     pub fn connect(&self, generation: u32, max_conns: u32) -> bool {
         let below = |count: u32| {

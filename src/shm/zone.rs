@@ -2,7 +2,7 @@
 
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Acquire, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 use std::time::Duration;
 
 use nginx_sys::{
@@ -42,7 +42,7 @@ impl Full {
 }
 
 /// A mapped zone. Copies are references to the same memory.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Zone {
     pool: NonNull<ngx_slab_pool_t>,
     header: NonNull<Header>,
@@ -151,6 +151,12 @@ impl Zone {
             let all = (*pool).last.offset_from((*pool).pages) as usize;
             ((&raw const (*pool).pfree).read_volatile(), all)
         }
+    }
+
+    /// Says whether posted lists are kept on disk too, and have been read from there. Whether
+    /// they were before.
+    pub fn set_loaded(&self, loaded: bool) -> bool {
+        self.header().loaded.swap(u64::from(loaded), AcqRel) != 0
     }
 
     /// Makes `cycle` the configuration in force. Older ones write no more, once this returns.

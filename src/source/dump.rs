@@ -1,16 +1,19 @@
 //! The dump file: the last list, on disk, for a start without the source.
 #![forbid(unsafe_code)]
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use super::journal::Journal;
 use super::mailbox::Level;
 use super::report::Report;
+use crate::disk::{self, Prepared};
 use crate::grammar::server;
 use crate::model::List;
+
+/// Read by whoever reads nginx.conf too.
+const MODE: u32 = 0o644;
 
 /// The file of one upstream.
 pub struct Dump {
@@ -54,65 +57,18 @@ fn write(path: &Path, list: &List) -> io::Result<()> {
     if list.is_empty() || fs::read(path).is_ok_and(|content| content == text.as_bytes()) {
         return Ok(());
     }
-    let next = temporary(path);
-    match replace(path, &next, text.as_bytes()) {
+    match disk::prepare(path, text.as_bytes(), MODE).and_then(Prepared::commit) {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            in_place(path, text.as_bytes())
+            disk::overwrite(path, text.as_bytes())
         }
-        Err(error) => {
-            // What is left of a failed attempt is of no use; the error is what matters.
-            let _ = fs::remove_file(&next);
-            Err(error)
-        }
-        Ok(()) => Ok(()),
+        result => result,
     }
-}
-
-/// Each process has its own, so that an old worker and its successor never write one file.
-fn temporary(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}{TEMPORARY}", std::process::id()));
-    PathBuf::from(name)
-}
-
-/// How the names of files end that a killed worker may leave beside its dump file.
-pub const TEMPORARY: &str = ".tmp";
-
-fn replace(path: &Path, next: &Path, content: &[u8]) -> io::Result<()> {
-    // One that a killed worker left may belong to another user.
-    match fs::remove_file(next) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    fill(options().create_new(true).open(next)?, content)?;
-    fs::rename(next, path)?;
-    sync_folder(path)
-}
-
-fn in_place(path: &Path, content: &[u8]) -> io::Result<()> {
-    fill(options().truncate(true).open(path)?, content)
-}
-
-fn options() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.write(true).mode(0o644).custom_flags(libc::O_NOFOLLOW);
-    options
-}
-
-fn fill(mut file: File, content: &[u8]) -> io::Result<()> {
-    file.write_all(content)?;
-    file.sync_all()
-}
-
-/// The rename itself is on disk when its folder is.
-fn sync_folder(path: &Path) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::scratch::Scratch;
     use crate::model::{Address, Parameters, Peer};
     use std::os::unix::fs::PermissionsExt;
 
@@ -123,18 +79,17 @@ mod tests {
 
     #[test]
     fn a_list_replaces_the_last_and_an_empty_one_does_not() {
-        let folder = std::env::temp_dir().join(format!("upsync-dump-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
+        let folder = Scratch::new("dump");
         let path = folder.join("app.conf");
-        fs::write(temporary(&path), "left by a killed worker").unwrap();
+        let left = folder.join(format!("app.conf.{}.tmp", std::process::id()));
+        fs::write(left, "left by a killed worker").unwrap();
         write(&path, &list(1)).unwrap();
         write(&path, &list(2)).unwrap();
         write(&path, &List::default()).unwrap();
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(text, "server 127.0.0.1:2 weight=1 max_fails=2 fail_timeout=10s;\n");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
-        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "nothing else is left");
-        fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(folder.names(), ["app.conf"], "nothing else is left");
     }
 
     #[test]

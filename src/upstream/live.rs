@@ -12,11 +12,13 @@ use crate::shm::block::Block;
 use crate::shm::directory::Upstream;
 use crate::shm::ledger::Book;
 
-/// The way from an upstream of nginx.conf to its list in shared memory. Made by the master, then
-/// each worker has its own.
+/// The way from an upstream to its list in shared memory. Each worker has its own.
 #[derive(Debug)]
 pub struct Live {
     upstream: Upstream,
+    /// The upstream's block follows a source. Such a list stays with workers that have it when a
+    /// later configuration has no use for it.
+    is_configured: bool,
     snapshot: RefCell<Option<Rc<Snapshot>>>,
     book: OnceCell<Rc<Book>>,
     /// TLS sessions of this worker with the servers.
@@ -25,12 +27,22 @@ pub struct Live {
 }
 
 impl Live {
-    /// Knows nothing yet but where to look.
-    pub fn new(upstream: Upstream) -> Self {
+    /// Of an upstream of nginx.conf. Made by the master; knows nothing yet but where to look.
+    pub fn configured(upstream: Upstream) -> Self {
+        Self::new(upstream, true, OnceCell::new())
+    }
+
+    /// Of a list that was posted.
+    pub fn posted(upstream: Upstream, book: Rc<Book>) -> Self {
+        Self::new(upstream, false, OnceCell::from(book))
+    }
+
+    fn new(upstream: Upstream, is_configured: bool, book: OnceCell<Rc<Book>>) -> Self {
         Self {
             upstream,
+            is_configured,
             snapshot: RefCell::default(),
-            book: OnceCell::new(),
+            book,
             #[cfg(nginx_http_ssl)]
             sessions: RefCell::default(),
         }
@@ -57,13 +69,22 @@ impl Live {
         let mut held = self.snapshot.borrow_mut();
         match &*held {
             Some(snapshot) if snapshot.published == published => Rc::clone(snapshot),
-            _ => Rc::clone(held.insert(self.renewed())),
+            last => {
+                let renewed = self.renewed(published, last.as_ref());
+                Rc::clone(held.insert(renewed))
+            }
         }
     }
 
-    fn renewed(&self) -> Rc<Snapshot> {
-        let (published, block) =
-            self.upstream.block().unwrap_or_else(|| (0, Block::new(&List::default())));
+    fn renewed(&self, published: u64, last: Option<&Rc<Snapshot>>) -> Rc<Snapshot> {
+        let block = self.upstream.block();
+        if let (None, Some(last)) = (&block, last)
+            && self.is_configured
+            && self.upstream.is_gone()
+        {
+            return Rc::clone(last);
+        }
+        let (published, block) = block.unwrap_or_else(|| (published, Block::new(&List::default())));
         #[cfg(nginx_http_ssl)]
         self.sessions.borrow_mut().keep_only(block.records());
         Rc::new(Snapshot::new(published, block))

@@ -1,7 +1,7 @@
 //! The peer hooks of nginx (`ngx_http_upstream.h`): which server a request is sent to.
 
 use std::ffi::c_void;
-use std::ptr::{self, NonNull};
+use std::ptr;
 use std::rc::Rc;
 
 use nginx_sys::{
@@ -11,6 +11,7 @@ use nginx_sys::{
 };
 
 use super::live::{Live, Turn};
+use super::names::Posted;
 use super::snapshot::Snapshot;
 use crate::balance::Tried;
 use crate::ngx::boundary::guarded;
@@ -20,7 +21,9 @@ use crate::shm::slot::Failure;
 
 /// What a request knows of its upstream, from `peer.init` until its pool is destroyed.
 struct Choice {
-    live: NonNull<Live>,
+    live: Rc<Live>,
+    /// What nginx's own part of the request points to, if it is not of nginx.conf.
+    _posted: Option<Rc<Posted>>,
     /// The lists it has picked from, the last one in use. nginx's log refers to the names of
     /// servers tried long ago, so none of them goes before the request does.
     lists: Vec<Rc<Snapshot>>,
@@ -69,23 +72,25 @@ struct Attempt {
 ///
 /// # Safety
 ///
-/// nginx calls it with a request and the upstream it goes to; `live` of that upstream's
-/// configuration lives as long as the configuration.
+/// nginx calls it with a request and the upstream it goes to, which is of nginx.conf or of
+/// `posted`.
 pub unsafe fn init(
     request: *mut ngx_http_request_t,
     upstream: *mut ngx_http_upstream_srv_conf_t,
-    live: &Live,
+    live: Rc<Live>,
+    posted: Option<Rc<Posted>>,
 ) -> ngx_int_t {
     let snapshot = live.snapshot();
     let tries = snapshot.tries();
     let choice = Choice {
-        live: NonNull::from(live),
+        live,
+        _posted: posted,
         lists: vec![snapshot],
         tried: Tried::default(),
         attempts: 0,
         current: None,
         request,
-        // SAFETY: nginx's upstream outlives its requests.
+        // SAFETY: an upstream of nginx.conf outlives its requests, another is pinned above.
         upstream_name: unsafe { &raw mut (*upstream).host },
     };
     // SAFETY: nginx calls `peer.init` after it has made `request.upstream`.
@@ -174,7 +179,7 @@ unsafe extern "C" fn set_session(
     data: *mut c_void,
 ) -> ngx_int_t {
     let set = |connection: &mut ngx_peer_connection_t, choice: &mut Choice| {
-        let sessions = choice.live().sessions.borrow();
+        let sessions = choice.live.sessions.borrow();
         // SAFETY: nginx calls it when it has set up TLS on the connection.
         let good = choice
             .server()
@@ -188,10 +193,10 @@ unsafe extern "C" fn set_session(
 #[cfg(nginx_http_ssl)]
 unsafe extern "C" fn save_session(connection: *mut ngx_peer_connection_t, data: *mut c_void) {
     let save = |connection: &mut ngx_peer_connection_t, choice: &mut Choice| {
-        let gone = |(slot, generation)| !choice.live().upstream().slot(slot).is_current(generation);
+        let gone = |(slot, generation)| !choice.live.upstream().slot(slot).is_current(generation);
         if let Some(server) = choice.server().filter(|&server| !gone(server)) {
             // SAFETY: nginx calls it when the handshake is over.
-            unsafe { choice.live().sessions.borrow_mut().keep(server, connection.connection) };
+            unsafe { choice.live.sessions.borrow_mut().keep(server, connection.connection) };
         }
     };
     // SAFETY: nginx calls it with what `init` has set.
@@ -199,11 +204,6 @@ unsafe extern "C" fn save_session(connection: *mut ngx_peer_connection_t, data: 
 }
 
 impl Choice {
-    fn live(&self) -> &Live {
-        // SAFETY: `init` got it from the upstream's configuration, which outlives its requests.
-        unsafe { self.live.as_ref() }
-    }
-
     fn list(&self) -> &Snapshot {
         // There is always one: `init` puts it there and nothing takes it out.
         &self.lists[self.lists.len() - 1]
@@ -227,7 +227,7 @@ impl Choice {
                 (0, true) => Turn::Backup,
                 _ => Turn::Retry,
             };
-            let ticket = || self.live().ticket(turn);
+            let ticket = || self.live.ticket(turn);
             let take = |server| {
                 found = self.connect(server);
                 found.is_some()
@@ -246,7 +246,7 @@ impl Choice {
 
     /// Counts a connection to the server if it may be asked now.
     fn connect(&self, server: u32) -> Option<Attempt> {
-        let (list, live) = (self.list(), self.live());
+        let (list, live) = (self.list(), &self.live);
         // nginx lets a request try the only server again where a kept connection was closed.
         if self.tried.has(server) && !list.is_single() {
             return None;
@@ -294,7 +294,7 @@ impl Choice {
         if list.is_single() {
             return None;
         }
-        let slot = self.live().upstream().slot(record.slot);
+        let slot = self.live.upstream().slot(record.slot);
         match end {
             End::Good => slot.succeeded(record.generation),
             End::Stale => {}
@@ -322,7 +322,7 @@ impl Choice {
     /// Goes on with the list in force, if it is another than the one in use. Servers that stand
     /// in both stay tried.
     fn renew(&mut self) -> bool {
-        let newest = self.live().snapshot();
+        let newest = self.live.snapshot();
         let last = self.list();
         if newest.published == last.published {
             return false;

@@ -1,13 +1,14 @@
-//! Splits a text into statements of words, as nginx's configuration has them, but without quotes,
-//! variables and blocks.
+//! Splits a text into statements of words, whatever is wrong with them.
 #![forbid(unsafe_code)]
 
-use std::mem;
+use std::iter::Peekable;
+
+use crate::grammar::words::Words;
 
 /// Words up to a `;`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Statement<'a> {
-    pub words: Vec<&'a [u8]>,
+    pub words: Vec<&'a str>,
     /// Line and column of the first word, counted from 1.
     pub place: (usize, usize),
     /// Whether there was a `;`.
@@ -16,40 +17,11 @@ pub struct Statement<'a> {
 
 /// Statements in their order. A `server` that starts a line also starts a statement, so that a
 /// lost `;` costs one line.
-pub struct Statements<'a> {
-    text: &'a [u8],
-    position: usize,
-    line: usize,
-    line_start: usize,
-    /// Whether only white space stands before `position` in its line.
-    at_line_start: bool,
-}
+pub struct Statements<'a>(Peekable<Words<'a>>);
 
 impl<'a> Statements<'a> {
-    pub fn new(text: &'a [u8]) -> Self {
-        Self { text, position: 0, line: 1, line_start: 0, at_line_start: true }
-    }
-
-    fn skip_blanks(&mut self) {
-        while let Some(&byte) = self.text.get(self.position) {
-            match byte {
-                b'\n' => {
-                    self.position += 1;
-                    self.line += 1;
-                    self.line_start = self.position;
-                    self.at_line_start = true;
-                }
-                b' ' | b'\t' | b'\r' => self.position += 1,
-                b'#' => self.position += length_until(&self.text[self.position..], |b| b == b'\n'),
-                _ => return,
-            }
-        }
-    }
-
-    /// The word at `position`, empty before a `;` and at the end.
-    fn word(&self) -> &'a [u8] {
-        let rest = &self.text[self.position..];
-        &rest[..length_until(rest, |b| b" \t\r\n;".contains(&b))]
+    pub fn new(text: &'a str) -> Self {
+        Self(Words::new(text).peekable())
     }
 }
 
@@ -57,33 +29,21 @@ impl<'a> Iterator for Statements<'a> {
     type Item = Statement<'a>;
 
     fn next(&mut self) -> Option<Statement<'a>> {
-        let mut statement = Statement::default();
+        let first = self.0.peek()?;
+        let mut statement = Statement { place: (first.line, first.column), ..Statement::default() };
         loop {
-            self.skip_blanks();
-            let starts_line = mem::replace(&mut self.at_line_start, false);
-            let word = self.word();
-            if statement.words.is_empty() {
-                statement.place = (self.line, self.position - self.line_start + 1);
-            } else if starts_line && word == b"server" {
-                self.at_line_start = true;
-                return Some(statement);
-            }
-            self.position += word.len();
-            if !word.is_empty() {
-                statement.words.push(word);
-            } else if self.position < self.text.len() {
-                self.position += 1;
-                statement.finished = true;
-                return Some(statement);
-            } else {
-                return Some(statement).filter(|statement| !statement.words.is_empty());
+            let goes_on = statement.words.is_empty();
+            let word =
+                self.0.next_if(|word| goes_on || !(word.starts_line && word.text == "server"));
+            match word {
+                Some(word) if word.text != ";" => statement.words.push(word.text),
+                end => {
+                    statement.finished = end.is_some();
+                    return Some(statement);
+                }
             }
         }
     }
-}
-
-fn length_until(text: &[u8], end: impl Fn(u8) -> bool) -> usize {
-    text.iter().position(|&byte| end(byte)).unwrap_or(text.len())
 }
 
 #[cfg(test)]
@@ -92,12 +52,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn read(text: &str) -> Vec<(String, (usize, usize), bool)> {
-        Statements::new(text.as_bytes())
-            .map(|statement| {
-                let words: Vec<_> =
-                    statement.words.iter().map(|w| String::from_utf8_lossy(w)).collect();
-                (words.join(" "), statement.place, statement.finished)
-            })
+        Statements::new(text)
+            .map(|statement| (statement.words.join(" "), statement.place, statement.finished))
             .collect()
     }
 
@@ -130,7 +86,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_end(text in any::<Vec<u8>>()) {
+        fn any_text_ends(text in any::<String>()) {
             let words: usize = Statements::new(&text).map(|s| s.words.len()).sum();
             prop_assert!(words <= text.len());
         }

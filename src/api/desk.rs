@@ -1,0 +1,401 @@
+//! The worker's side of changes: their threads ask here, in nginx's event loop.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::{io, thread};
+
+use nginx_sys::{
+    NGX_LOG_ERR, NGX_LOG_NOTICE, ngx_cycle, ngx_http_finalize_request, ngx_http_request_t,
+    ngx_http_run_posted_requests,
+};
+
+use super::answer::{Answer, Keepalive};
+use super::job::Job;
+use super::mail::{Ask, Letter, Line, Mail, Reply, Request};
+use super::plan::{self, Current, Plan, Refused};
+use super::route::Dialect;
+use super::send::send;
+use crate::conf::initial::configured;
+use crate::conf::settings::Main;
+use crate::model::{List, Name};
+use crate::ngx::pool;
+use crate::ngx::thread::with_signals_blocked;
+use crate::ngx::wake::{self, Wake, Watch};
+use crate::shm::post::{Base, PostError, Posted};
+use crate::shm::zone::Zone;
+
+/// The most changes that are worked on at a time. More wait for their turn.
+const THREADS_MAX: usize = 32;
+
+/// Of a thread, in bytes. A body of 100,000 servers lies on the heap.
+const STACK: usize = 512 * 1024;
+
+/// All changes under way in this worker.
+pub struct Desk {
+    main: NonNull<Main>,
+    zone: Zone,
+    pending: RefCell<HashMap<u64, Pending>>,
+    waiting: RefCell<VecDeque<(u64, Job)>>,
+    running: Cell<usize>,
+    last: Cell<u64>,
+    open: RefCell<Option<Open>>,
+}
+
+/// How threads reach the event loop. It ends when a worker that is exiting has no change left.
+struct Open {
+    mail: Arc<Mail>,
+    watch: Watch,
+}
+
+/// One change under way.
+struct Pending {
+    /// None if nginx has given the request up.
+    request: Option<NonNull<ngx_http_request_t>>,
+    name: Name,
+    /// Who asks, for the log.
+    client: String,
+    /// What the change was worked out from.
+    base: Option<Base>,
+    dialect: Dialect,
+    /// Whether the body sets `keepalive`.
+    sets_keepalive: bool,
+}
+
+/// Dropped with its request's pool, so that nobody answers a request that is gone.
+struct Guard(Weak<Desk>, u64);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(desk) = self.0.upgrade()
+            && let Some(pending) = desk.pending.borrow_mut().get_mut(&self.1)
+        {
+            pending.request = None;
+        }
+    }
+}
+
+/// What the event loop calls.
+struct Bell(Rc<Desk>);
+
+impl Wake for Bell {
+    fn woken(&mut self) {
+        self.0.read_mail();
+    }
+}
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        self.0.open.replace(None);
+    }
+}
+
+impl Desk {
+    /// Nothing is under way.
+    ///
+    /// # Safety
+    ///
+    /// The desk is used no longer than `main` lives.
+    pub unsafe fn new(main: &Main, zone: Zone) -> Rc<Self> {
+        Rc::new(Self {
+            main: NonNull::from(main),
+            zone,
+            pending: RefCell::default(),
+            waiting: RefCell::default(),
+            running: Cell::new(0),
+            last: Cell::new(0),
+            open: RefCell::default(),
+        })
+    }
+
+    fn main(&self) -> &Main {
+        // SAFETY: the word of whoever called `new`.
+        unsafe { self.main.as_ref() }
+    }
+
+    /// Begins a change. The request is answered when it has ended.
+    ///
+    /// # Safety
+    ///
+    /// `request` is a request whose body has been read, counted once more for this.
+    pub unsafe fn begin(
+        self: &Rc<Self>,
+        request: NonNull<ngx_http_request_t>,
+        client: String,
+        job: Job,
+    ) -> io::Result<()> {
+        let id = self.last.get() + 1;
+        self.last.set(id);
+        self.open()?;
+        // SAFETY: the caller's request has a pool.
+        let guard =
+            unsafe { pool::place((*request.as_ptr()).pool, Guard(Rc::downgrade(self), id)) };
+        if guard.is_none() {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        let name = job.write.name().clone();
+        let pending = Pending {
+            request: Some(request),
+            name,
+            client,
+            base: None,
+            dialect: job.dialect,
+            sets_keepalive: false,
+        };
+        self.pending.borrow_mut().insert(id, pending);
+        self.waiting.borrow_mut().push_back((id, job));
+        self.start_waiting();
+        Ok(())
+    }
+
+    fn open(self: &Rc<Self>) -> io::Result<()> {
+        if self.open.borrow().is_none() {
+            let (waker, alarm) = wake::channel()?;
+            // SAFETY: a worker has a cycle as long as it lives.
+            let watch = unsafe { alarm.watch(ngx_cycle, Bell(Rc::clone(self))) }?;
+            let mail = Arc::new(Mail::new(move || waker.wake()));
+            self.open.replace(Some(Open { mail, watch }));
+        }
+        self.hold(true);
+        Ok(())
+    }
+
+    fn hold(&self, holds: bool) {
+        if let Some(open) = &*self.open.borrow() {
+            // SAFETY: `open` is none as soon as the bell was dropped.
+            unsafe { open.watch.hold(holds) };
+        }
+    }
+
+    fn start_waiting(&self) {
+        while self.running.get() < THREADS_MAX {
+            let Some((id, job)) = self.waiting.borrow_mut().pop_front() else {
+                return;
+            };
+            let dialect = job.dialect;
+            match self.start(id, job) {
+                Ok(()) => self.running.set(self.running.get() + 1),
+                Err(error) => {
+                    log(NGX_LOG_ERR, format_args!("cannot start a thread: {error}"));
+                    self.end(id, &Answer::failed(dialect));
+                }
+            }
+        }
+    }
+
+    fn start(&self, id: u64, job: Job) -> io::Result<()> {
+        let mail = self.open.borrow().as_ref().map(|open| Arc::clone(&open.mail));
+        let line = Line::new(id, mail.ok_or(io::ErrorKind::NotConnected)?);
+        let run = move || {
+            let dialect = job.dialect;
+            if catch_unwind(AssertUnwindSafe(|| job.run(&line))).is_err() {
+                line.done(Answer::failed(dialect), Some("a change failed".to_owned()));
+            }
+        };
+        let thread = thread::Builder::new().name("upsync post".to_owned()).stack_size(STACK);
+        with_signals_blocked(|| thread.spawn(run)).map(drop)
+    }
+
+    fn read_mail(&self) {
+        let letters = self.open.borrow().as_ref().map(|open| open.mail.take());
+        for Letter { job, ask, reply } in letters.into_iter().flatten() {
+            let said = match ask {
+                Ask::Put(request) => self.put(job, &request),
+                Ask::Plan(request) => self.plan(job, &request).map_or_else(|r| r, Reply::Planned),
+                Ask::Publish(plan) => self.publish(job, &plan),
+                Ask::Done { answer, error } => {
+                    if let Some(error) = error {
+                        log(NGX_LOG_ERR, format_args!("{error}"));
+                    }
+                    self.running.set(self.running.get().saturating_sub(1));
+                    self.end(job, &answer);
+                    continue;
+                }
+            };
+            // A thread that waits no more has said how it ended.
+            let _ = reply.send(said);
+        }
+        self.start_waiting();
+        if self.pending.borrow().is_empty() {
+            self.hold(false);
+        }
+    }
+
+    /// Works out a change and puts it in force, again if somebody else came first.
+    fn put(&self, job: u64, request: &Request) -> Reply {
+        loop {
+            let plan = match self.plan(job, request) {
+                Ok(plan) => plan,
+                Err(reply) => return reply,
+            };
+            match self.publish(job, &plan) {
+                Reply::Changed => {}
+                reply => return reply,
+            }
+        }
+    }
+
+    fn plan(&self, job: u64, request: &Request) -> Result<Plan, Reply> {
+        let mut pending = self.pending.borrow_mut();
+        let dialect = request.dialect;
+        let gone = || Reply::Refused(Answer::shutting_down(dialect));
+        let pending = pending.get_mut(&job).ok_or_else(gone)?;
+        let name = &pending.name;
+        let base = Base::of(self.zone, name.clone());
+        let refused = |answer| Err(Reply::Refused(answer));
+        if base.is_followed() || self.is_synced(name) {
+            return refused(Answer::follows_consul(dialect, name));
+        }
+        if self.main().upstream(name.as_str()).is_some_and(|(_, server)| server.has_sticky()) {
+            return refused(Answer::has_sticky(dialect, name));
+        }
+        if let Some(place) = request.keepalive
+            && let Some(missing) = self.missing_keepalive(name)
+        {
+            return refused(Answer::refused_keepalive(dialect, place, missing));
+        }
+        let result =
+            plan::plan(&request.wanted, self.current(&base, name), |name| self.group(name));
+        pending.base = Some(base);
+        pending.dialect = dialect;
+        pending.sets_keepalive = request.keepalive.is_some();
+        result.map_err(|why| Reply::Refused(refusal(dialect, &pending.name, why)))
+    }
+
+    /// Whether this configuration, which may not be in force yet or no more, has `upsync` for it.
+    fn is_synced(&self, name: &Name) -> bool {
+        self.main().upstream(name.as_str()).is_some_and(|(_, server)| server.upsync.get().is_some())
+    }
+
+    fn missing_keepalive<'a>(&self, name: &'a Name) -> Option<Keepalive<'a>> {
+        match self.main().upstream(name.as_str()) {
+            Some((_, server)) if server.keepalive_in_force().is_none() => {
+                Some(Keepalive::Block(name))
+            }
+            None if self.main().template_keepalive().is_none() => Some(Keepalive::Template),
+            _ => None,
+        }
+    }
+
+    fn current(&self, base: &Base, name: &Name) -> Current {
+        let block = self.main().upstream(name.as_str()).map(|(nginx, _)| nginx);
+        let is_configured = block.is_some();
+        let list = match base.posted() {
+            Some(posted) => Some(posted.list()).filter(|list| !list.is_empty()),
+            None => block.map(configured),
+        };
+        Current { list, is_configured }
+    }
+
+    /// The servers that an upstream of nginx.conf has now.
+    fn group(&self, name: &Name) -> Option<List> {
+        let (nginx, _) = self.main().upstream(name.as_str())?;
+        let base = Base::of(self.zone, name.clone());
+        let list = base.posted().or(base.followed_list()).map(|block| block.list());
+        Some(list.unwrap_or_else(|| configured(nginx)))
+    }
+
+    fn publish(&self, job: u64, plan: &Plan) -> Reply {
+        let pending = self.pending.borrow();
+        let found = pending.get(&job).and_then(|pending| Some((pending, pending.base.as_ref()?)));
+        let Some((pending, base)) = found else {
+            return Reply::Changed;
+        };
+        let done = match plan {
+            Plan::Put(list) => base.publish(list).map(Some),
+            Plan::Remove => base.remove().map(|()| None),
+        };
+        match done {
+            Ok(posted) => {
+                self.log_change(pending, plan, posted);
+                Reply::Published(self.success(pending))
+            }
+            Err(PostError::Changed) => Reply::Changed,
+            Err(PostError::Full(_)) => Reply::Refused(Answer::out_of_memory(pending.dialect)),
+            Err(PostError::Followed) => {
+                Reply::Refused(Answer::follows_consul(pending.dialect, &pending.name))
+            }
+        }
+    }
+
+    /// Who sets `keepalive` is told what is in force.
+    fn success(&self, pending: &Pending) -> Answer {
+        let mut answer = Answer::success(pending.dialect);
+        if pending.sets_keepalive {
+            answer.keepalive = match self.main().upstream(pending.name.as_str()) {
+                Some((_, server)) => server.keepalive_in_force(),
+                None => self.main().template_keepalive(),
+            };
+        }
+        answer
+    }
+
+    fn log_change(&self, pending: &Pending, plan: &Plan, posted: Option<Posted>) {
+        let Pending { name, client, .. } = pending;
+        let (free, all) = self.zone.pages();
+        let pages = format!("{free} of {all} pages free");
+        match (plan, posted) {
+            (Plan::Put(list), Some(posted)) if !list.is_empty() => {
+                let servers = if list.len() == 1 { "server" } else { "servers" };
+                let (count, difference) = (list.len(), posted.difference);
+                let version = posted.version;
+                log(
+                    NGX_LOG_NOTICE,
+                    format_args!(
+                        "upstream \"{name}\": {count} {servers} {difference}, version {version}, {pages}, posted by {client}"
+                    ),
+                );
+            }
+            (Plan::Remove, _) if self.main().upstream(name.as_str()).is_some() => {
+                log(
+                    NGX_LOG_NOTICE,
+                    format_args!(
+                        "upstream \"{name}\": back to nginx.conf, {pages}, reset by {client}"
+                    ),
+                );
+            }
+            _ => log(
+                NGX_LOG_NOTICE,
+                format_args!("upstream \"{name}\": no servers, {pages}, deleted by {client}"),
+            ),
+        }
+    }
+
+    /// Answers a request, if nginx still has it.
+    fn end(&self, job: u64, answer: &Answer) {
+        let pending = self.pending.borrow_mut().remove(&job);
+        let Some(request) = pending.and_then(|pending| pending.request) else {
+            return;
+        };
+        let request = request.as_ptr();
+        // SAFETY: the guard says that nginx still has the request, and `begin` was given one that
+        // is counted for this.
+        unsafe {
+            let connection = (*request).connection;
+            let result = send(request, answer);
+            ngx_http_finalize_request(request, result);
+            ngx_http_run_posted_requests(connection);
+        }
+    }
+}
+
+fn refusal(dialect: Dialect, name: &Name, why: Refused) -> Answer {
+    match why {
+        Refused::NoUpstream => Answer::unknown_upstream(dialect, name),
+        Refused::NoServer => Answer::unknown_server(dialect),
+        Refused::LastServer => Answer::last_server(dialect, name),
+        Refused::NotConfigured => Answer::not_configured(dialect, name),
+        Refused::NoGroup(place, group) => Answer::unknown_target(dialect, place, &group),
+        Refused::EmptyGroup(place, group) => Answer::empty_target(dialect, place, &group),
+    }
+}
+
+/// Logs to the error log of the cycle in force.
+fn log(level: u32, message: std::fmt::Arguments<'_>) {
+    // SAFETY: a worker has a cycle as long as it lives.
+    let log = unsafe { (*ngx_cycle).log };
+    ngx::ngx_log_error!(level, log, "upsync: {message}");
+}

@@ -1,0 +1,202 @@
+//! The lists that are posted and the files that keep them: what nginx writes into an `upstream`
+//! block, read strictly. The first fault refuses all.
+//!
+//! White space and `#` comments stand between words as in nginx's configuration. There are no
+//! quotes, variables, escapes and nested blocks.
+#![forbid(unsafe_code)]
+
+mod block;
+mod reader;
+mod refusal;
+
+use super::parameter::{self, ParameterError};
+use super::words::Word;
+use crate::model::body::{Body, Changes, Place, Server, Target};
+use crate::model::{Endpoint, Name};
+use reader::Reader;
+
+pub use block::{parse_upstream, render_upstream};
+pub use refusal::{Reason, Refusal};
+
+/// The most servers of one body.
+pub const SERVERS_MAX: usize = 100_000;
+
+/// The largest number of `keepalive`.
+pub const KEEPALIVE_MAX: u32 = 65_535;
+
+const DIRECTIVES: &str = "\"server\" or \"keepalive\"";
+const PARAMETERS: &str = "weight=N, max_fails=N, fail_timeout=TIME, max_conns=N, backup or down";
+const CHANGES: &str =
+    "weight=N, max_fails=N, fail_timeout=TIME, max_conns=N, backup[=on|off] or down[=on|off]";
+const ADDRESS: &str = "an address after \"server\"";
+const SEMICOLON_BEFORE: &str = "\";\" before it";
+
+/// Directives of an `upstream` block, nginx's own and those of the modules whose place this one
+/// takes, that cannot be posted.
+const UNAVAILABLE: [&str; 28] = [
+    "check",
+    "check_fastcgi_param",
+    "check_http_expect_alive",
+    "check_http_send",
+    "check_keepalive_requests",
+    "consistent_hash",
+    "fair",
+    "hash",
+    "ip_hash",
+    "keepalive_requests",
+    "keepalive_time",
+    "keepalive_timeout",
+    "least_conn",
+    "least_time",
+    "ntlm",
+    "queue",
+    "random",
+    "resolver",
+    "resolver_timeout",
+    "session_sticky",
+    "state",
+    "sticky",
+    "sticky_cookie_insert",
+    "upsync",
+    "upsync_dump_path",
+    "upsync_lb",
+    "vnswrr",
+    "zone",
+];
+
+/// Reads the content of an `upstream` block, in any order:
+///
+/// - `server ADDRESS [weight=N] [max_fails=N] [fail_timeout=TIME] [max_conns=N] [backup] [down];`,
+///   1 to [`SERVERS_MAX`] times; each parameter once at most. ADDRESS is what [`Endpoint::parse`]
+///   reads, with 80 where no port is given, or `upstream:NAME`. That takes the port of a host
+///   named `upstream`, which therefore is to be written `upstream.`.
+/// - `keepalive N;` with N from 1 to [`KEEPALIVE_MAX`], once at most.
+pub fn parse(text: &[u8]) -> Result<Body, Refusal> {
+    let mut reader = Reader::new(text);
+    let mut body = Body::default();
+    while let Some(word) = reader.word()? {
+        match word.text {
+            "server" if body.servers.len() == SERVERS_MAX => {
+                return Err(Refusal::of(&word, Reason::TooMany));
+            }
+            "server" => body.servers.push(server(&mut reader, &word)?),
+            "keepalive" if body.keepalive.is_some() => {
+                return Err(Refusal::of(&word, Reason::Duplicate("keepalive")));
+            }
+            "keepalive" => body.keepalive = Some((place(&word), keepalive(&mut reader)?)),
+            _ => return Err(no_directive(&word, DIRECTIVES)),
+        }
+    }
+    if body.servers.is_empty() {
+        return Err(Refusal::at((1, 1), Reason::NoServer));
+    }
+    Ok(body)
+}
+
+/// Reads exactly one `server …;` as [`parse`] does.
+pub fn parse_server(text: &[u8]) -> Result<Server, Refusal> {
+    let mut reader = Reader::new(text);
+    let word = reader.word()?.ok_or_else(|| Refusal::at((1, 1), Reason::NoServer))?;
+    match word.text {
+        "server" => {}
+        "keepalive" => return Err(Refusal::unexpected(&word, "\"server\"")),
+        _ => return Err(no_directive(&word, "\"server\"")),
+    }
+    let server = server(&mut reader, &word)?;
+    reader.end("nothing after one \"server\"")?;
+    Ok(server)
+}
+
+/// Reads one or more of the words `weight=N`, `max_fails=N`, `fail_timeout=TIME`, `max_conns=N`,
+/// `backup[=on|off]` and `down[=on|off]`, each once at most, with or without a `;` at the end.
+pub fn parse_changes(text: &[u8]) -> Result<Changes, Refusal> {
+    let mut reader = Reader::new(text);
+    let mut changes = Changes::default();
+    while let Some(word) = reader.word()? {
+        if word.text == ";" && !changes.is_empty() {
+            reader.end("nothing after \";\"")?;
+            break;
+        }
+        parameter::change(&mut changes, word.text).map_err(|e| refused(&word, e, CHANGES))?;
+    }
+    if changes.is_empty() {
+        return Err(Refusal::at((1, 1), Reason::NoParameter(CHANGES)));
+    }
+    Ok(changes)
+}
+
+/// Reads what follows the word `server`, which stands at `word`.
+fn server(reader: &mut Reader<'_>, word: &Word<'_>) -> Result<Server, Refusal> {
+    let target = target(&reader.expect(ADDRESS)?)?;
+    Ok(Server { place: place(word), target, changes: parameters(reader)? })
+}
+
+fn target(word: &Word<'_>) -> Result<Target, Refusal> {
+    if word.text == ";" {
+        return Err(Refusal::unexpected(word, ADDRESS));
+    }
+    let target = match word.text.strip_prefix("upstream:") {
+        Some(name) => Name::parse(name.as_bytes())
+            .map(Target::Upstream)
+            .map_err(|_| Reason::Name(word.text.to_owned())),
+        None => Endpoint::parse(word.text, Some(80)).map(Target::Endpoint).map_err(Reason::from),
+    };
+    target.map_err(|reason| Refusal::of(word, reason))
+}
+
+/// Reads the parameters of a server and its `;`.
+fn parameters(reader: &mut Reader<'_>) -> Result<Changes, Refusal> {
+    let mut changes = Changes::default();
+    loop {
+        let word = reader.expect("\";\"")?;
+        match word.text {
+            ";" => return Ok(changes),
+            "server" | "keepalive" => return Err(Refusal::unexpected(&word, SEMICOLON_BEFORE)),
+            text => {
+                parameter::add(&mut changes, text).map_err(|e| refused(&word, e, PARAMETERS))?
+            }
+        }
+    }
+}
+
+fn keepalive(reader: &mut Reader<'_>) -> Result<u32, Refusal> {
+    let word = reader.expect("a number after \"keepalive\"")?;
+    if word.text == ";" {
+        return Err(Refusal::unexpected(&word, "a number after \"keepalive\""));
+    }
+    let number = parameter::number(word.text, KEEPALIVE_MAX).filter(|&number| number != 0);
+    let number =
+        number.ok_or_else(|| Refusal::of(&word, Reason::Keepalive(word.text.to_owned())))?;
+    match reader.expect("\";\"")? {
+        Word { text: ";", .. } => Ok(number),
+        word => Err(Refusal::unexpected(&word, SEMICOLON_BEFORE)),
+    }
+}
+
+fn no_directive(word: &Word<'_>, expected: &'static str) -> Refusal {
+    let text = word.text.to_owned();
+    match word.text {
+        ";" => Refusal::unexpected(word, expected),
+        name if UNAVAILABLE.contains(&name) => {
+            Refusal::of(word, Reason::Unavailable(text, expected))
+        }
+        _ => Refusal::of(word, Reason::Unknown(text, expected)),
+    }
+}
+
+fn refused(word: &Word<'_>, error: ParameterError, expected: &'static str) -> Refusal {
+    Refusal::of(
+        word,
+        match error {
+            ParameterError::Unknown(text) => Reason::Parameter(text, expected),
+            error => Reason::Value(error),
+        },
+    )
+}
+
+fn place(word: &Word<'_>) -> Place {
+    Place::Text { line: word.line, column: word.column }
+}
+
+#[cfg(test)]
+mod tests;

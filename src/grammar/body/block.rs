@@ -1,0 +1,63 @@
+//! The file that keeps the list of one upstream: an `upstream` block. nginx's `include` reads it, too,
+//! but refuses one of no servers, of backup servers alone, or with a weight of 0.
+#![forbid(unsafe_code)]
+
+use std::fmt::Display;
+
+use super::reader::Reader;
+use super::refusal::{Reason, Refusal};
+use super::{ADDRESS, parameters, target};
+use crate::grammar::server::{self, Line};
+use crate::model::body::Target;
+use crate::model::{Endpoint, List, Name, Parameters, Peer};
+
+const SERVER_OR_END: &str = "\"server\" or \"}\"";
+
+/// A whole `upstream` block with the parameters as they are; one of no servers is empty.
+pub fn render_upstream<A: Display>(
+    name: &str,
+    servers: impl Iterator<Item = (A, Parameters)>,
+) -> String {
+    let lines = servers.map(|(address, parameters)| Line::new(address, parameters));
+    format!("upstream {name} {{\n{}}}\n", server::render("    ", lines))
+}
+
+/// Reads one block that [`render_upstream`] wrote, and nothing else beside it. Words and comments
+/// are those of [`super::parse`], but a `server` has an address and the list may be empty or of any
+/// length. Parameters that are not there have nginx's defaults; of the same address the first stays.
+pub fn parse_upstream(text: &[u8]) -> Result<(Name, List), Refusal> {
+    let mut reader = Reader::new(text);
+    keyword(&mut reader, "upstream", "\"upstream\"")?;
+    let name = name(&mut reader)?;
+    keyword(&mut reader, "{", "\"{\"")?;
+    let mut peers = Vec::new();
+    loop {
+        let word = reader.expect_token(SERVER_OR_END)?;
+        match word.text {
+            "}" => break,
+            "server" => peers.push(peer(&mut reader)?),
+            _ => return Err(Refusal::unexpected(&word, SERVER_OR_END)),
+        }
+    }
+    reader.end("nothing after \"}\"")?;
+    Ok((name, List::new(peers)))
+}
+
+fn keyword(reader: &mut Reader<'_>, text: &str, expected: &'static str) -> Result<(), Refusal> {
+    let word = reader.expect_token(expected)?;
+    if word.text == text { Ok(()) } else { Err(Refusal::unexpected(&word, expected)) }
+}
+
+fn name(reader: &mut Reader<'_>) -> Result<Name, Refusal> {
+    let word = reader.expect("a name")?;
+    Name::parse(word.text.as_bytes())
+        .map_err(|_| Refusal::of(&word, Reason::Name(word.text.to_owned())))
+}
+
+fn peer(reader: &mut Reader<'_>) -> Result<Peer, Refusal> {
+    let word = reader.expect(ADDRESS)?;
+    let Target::Endpoint(Endpoint::Address(address)) = target(&word)? else {
+        return Err(Refusal::of(&word, Reason::NoAddress(word.text.to_owned())));
+    };
+    Ok(Peer { address, parameters: parameters(reader)?.apply(Parameters::NGINX) })
+}

@@ -1,0 +1,81 @@
+//! Words of a text, each checked before anybody sees it.
+#![forbid(unsafe_code)]
+
+use super::refusal::{Reason, Refusal};
+use crate::grammar::words::{Word, Words};
+
+/// What quotes, opens a block, names a variable or escapes in nginx's configuration.
+const SPECIAL: [char; 6] = ['"', '\'', '{', '}', '$', '\\'];
+
+/// Reads as far as the text is one of UTF-8 without control characters.
+pub struct Reader<'a> {
+    words: Words<'a>,
+    /// What ends the readable text before its end.
+    cut: Option<Reason>,
+    last: Option<Word<'a>>,
+}
+
+impl<'a> Reader<'a> {
+    pub fn new(text: &'a [u8]) -> Self {
+        let control = |byte: &u8| byte.is_ascii_control() && !b"\t\r\n".contains(byte);
+        let (plain, _) = text.split_at(text.iter().position(control).unwrap_or(text.len()));
+        let readable = plain.utf8_chunks().next().map_or("", |chunk| chunk.valid());
+        let cut = text.get(readable.len()).map(|&byte| {
+            let text = "text without control characters";
+            Reason::Byte(byte, if byte.is_ascii() { text } else { "UTF-8" })
+        });
+        Self { words: Words::new(readable), cut, last: None }
+    }
+
+    /// The next word, if there is one.
+    pub fn word(&mut self) -> Result<Option<Word<'a>>, Refusal> {
+        let Some(word) = self.token()? else { return Ok(None) };
+        check(&word).map(|()| Some(word))
+    }
+
+    /// The next word, which must be there.
+    pub fn expect(&mut self, expected: &'static str) -> Result<Word<'a>, Refusal> {
+        let word = self.expect_token(expected)?;
+        check(&word).map(|()| word)
+    }
+
+    /// As [`Self::expect`], but the word may hold special characters, as braces of a block.
+    pub fn expect_token(&mut self, expected: &'static str) -> Result<Word<'a>, Refusal> {
+        self.token()?.ok_or_else(|| {
+            let (place, after) = match self.last {
+                Some(word) => ((word.line, word.column), word.text),
+                None => ((1, 1), ""),
+            };
+            Refusal::at(place, Reason::End(after.to_owned(), expected))
+        })
+    }
+
+    /// Refuses what follows, if anything does.
+    pub fn end(&mut self, expected: &'static str) -> Result<(), Refusal> {
+        match self.token()? {
+            Some(word) => Err(Refusal::unexpected(&word, expected)),
+            None => Ok(()),
+        }
+    }
+
+    fn token(&mut self) -> Result<Option<Word<'a>>, Refusal> {
+        let word = self.words.next();
+        match (word, &self.cut) {
+            (None, Some(cut)) => return Err(Refusal::at(self.words.place(), cut.clone())),
+            (Some(word), Some(cut)) if word.text != ";" && self.words.is_at_end() => {
+                return Err(check(&word).err().unwrap_or(Refusal::of(&word, cut.clone())));
+            }
+            _ => {}
+        }
+        self.last = word.or(self.last);
+        Ok(word)
+    }
+}
+
+fn check(word: &Word<'_>) -> Result<(), Refusal> {
+    let special = |&character: &char| SPECIAL.contains(&character);
+    word.text.chars().find(special).map_or(Ok(()), |character| {
+        let reason = Reason::Character(character.to_string(), word.text.to_owned());
+        Err(Refusal::of(word, reason))
+    })
+}

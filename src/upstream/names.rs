@@ -1,0 +1,200 @@
+//! Names whose lists were posted, as one worker knows them.
+//!
+//! nginx looks an upstream up by walking an array of all. So that it finds names made at run
+//! time, the worker puts copies of a template upstream there, each with a name of its own. A copy
+//! has the template's settings and `peer.init`, and so its `keepalive`.
+
+use std::cell::{Cell, RefCell, UnsafeCell};
+use std::collections::{HashMap, HashSet};
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Acquire;
+
+use nginx_sys::{
+    ngx_array_t, ngx_http_upstream_main_conf_t, ngx_http_upstream_srv_conf_t, ngx_str_t,
+};
+
+use super::live::Live;
+use crate::model::Name;
+use crate::model::name::NAME_MAX;
+use crate::shm::directory::Upstream;
+use crate::shm::ledger::Book;
+use crate::shm::zone::Zone;
+
+/// A list that was posted.
+#[repr(C)]
+pub struct Posted {
+    /// What nginx finds, if the name is not one of nginx.conf. The first field: nginx's pointer to
+    /// it is one to all of this.
+    nginx: UnsafeCell<ngx_http_upstream_srv_conf_t>,
+    /// What `nginx.host` points to.
+    _name: Name,
+    /// The list.
+    pub live: Rc<Live>,
+    /// Whether nginx is to find it: the name is one that a request can have, and not one of
+    /// nginx.conf.
+    is_found_by_nginx: bool,
+}
+
+impl Posted {
+    fn new(
+        template: &ngx_http_upstream_srv_conf_t,
+        name: Name,
+        live: Live,
+        is_found_by_nginx: bool,
+    ) -> Rc<Self> {
+        let (host, port) = name.host_and_port().unwrap_or((name.as_str(), None));
+        let mut nginx = *template;
+        nginx.host = ngx_str_t { len: host.len(), data: host.as_ptr().cast_mut() };
+        nginx.port = port.unwrap_or(0);
+        let nginx = UnsafeCell::new(nginx);
+        Rc::new(Self { nginx, _name: name, live: Rc::new(live), is_found_by_nginx })
+    }
+
+    /// The list whose copy of the template nginx has found.
+    ///
+    /// # Safety
+    ///
+    /// `nginx` is such a copy, found by nginx since the names were last read anew.
+    pub unsafe fn of(nginx: *const ngx_http_upstream_srv_conf_t) -> Rc<Self> {
+        let this = nginx.cast::<Self>();
+        // SAFETY: the copy is the first field of a `Posted` that the names hold as an `Rc`, and
+        // the pointer that nginx has was made from that.
+        unsafe {
+            Rc::increment_strong_count(this);
+            Rc::from_raw(this)
+        }
+    }
+
+    /// Whether it has a server.
+    pub fn has_servers(&self) -> bool {
+        !self.live.snapshot().block().records().is_empty()
+    }
+}
+
+/// All of them.
+pub struct Names {
+    zone: Zone,
+    book: Rc<Book>,
+    template: NonNull<ngx_http_upstream_srv_conf_t>,
+    /// What nginx.conf has.
+    configured: &'static [*mut ngx_http_upstream_srv_conf_t],
+    /// Where nginx looks.
+    nginx: NonNull<ngx_array_t>,
+    /// The number of the names that are known; none before the first look.
+    version: Cell<Option<u64>>,
+    posted: RefCell<HashMap<Name, Rc<Posted>, foldhash::fast::RandomState>>,
+    /// The array that nginx walks.
+    table: RefCell<Vec<*mut ngx_http_upstream_srv_conf_t>>,
+}
+
+impl Names {
+    /// Nothing is known yet.
+    ///
+    /// # Safety
+    ///
+    /// `main` is of the configuration in force, `template` of an upstream of it; the result is
+    /// used no longer than they live.
+    pub unsafe fn new(
+        zone: Zone,
+        book: Rc<Book>,
+        main: NonNull<ngx_http_upstream_main_conf_t>,
+        template: NonNull<ngx_http_upstream_srv_conf_t>,
+    ) -> Self {
+        // SAFETY: the caller's word; the array's memory stays when the array gets another.
+        let (nginx, configured) = unsafe {
+            let nginx = NonNull::from(&mut (*main.as_ptr()).upstreams);
+            (nginx, (*nginx.as_ptr()).as_slice())
+        };
+        Self {
+            zone,
+            book,
+            template,
+            configured,
+            nginx,
+            version: Cell::default(),
+            posted: RefCell::default(),
+            table: RefCell::default(),
+        }
+    }
+
+    /// Learns of names that were made and removed: one atomic load if there are none.
+    pub fn refresh(&self) {
+        let version = self.zone.header().names.load(Acquire);
+        if self.version.replace(Some(version)) != Some(version) {
+            self.read();
+            self.hand_to_nginx();
+        }
+    }
+
+    /// The list of a name, in whatever case.
+    pub fn find(&self, name: &[u8]) -> Option<Rc<Posted>> {
+        let posted = self.posted.borrow();
+        if posted.is_empty() || name.len() > NAME_MAX {
+            return None;
+        }
+        let mut lower = [0; NAME_MAX];
+        let lower = &mut lower[..name.len()];
+        lower.copy_from_slice(name);
+        lower.make_ascii_lowercase();
+        posted.get(std::str::from_utf8(lower).ok()?).cloned()
+    }
+
+    /// The names that nginx.conf does not have.
+    pub fn run_time(&self) -> Vec<String> {
+        let posted = self.posted.borrow();
+        let names = posted.iter().filter(|(name, _)| !self.is_configured(name));
+        names.map(|(name, _)| name.to_string()).collect()
+    }
+
+    fn read(&self) {
+        let mut posted = self.posted.borrow_mut();
+        let known: HashSet<_, foldhash::fast::RandomState> =
+            posted.values().map(|posted| *posted.live.upstream()).collect();
+        let found = Upstream::posted(self.zone, |upstream| known.contains(&upstream));
+        if found.len() < known.len() || found.iter().any(|(_, new)| new.is_some()) {
+            let still: HashSet<_, foldhash::fast::RandomState> =
+                found.iter().map(|&(upstream, _)| upstream).collect();
+            posted.retain(|_, posted| still.contains(posted.live.upstream()));
+        }
+        for (upstream, name) in found {
+            if let Some(name) = name.and_then(|name| Name::parse(&name).ok()) {
+                let new = self.posted(name.clone(), upstream);
+                posted.insert(name, new);
+            }
+        }
+    }
+
+    fn posted(&self, name: Name, upstream: Upstream) -> Rc<Posted> {
+        let live = Live::posted(upstream, Rc::clone(&self.book));
+        // SAFETY: the template lives as long as the configuration.
+        let template = unsafe { self.template.as_ref() };
+        let is_found_by_nginx = name.host_and_port().is_some() && !self.is_configured(&name);
+        Posted::new(template, name, live, is_found_by_nginx)
+    }
+
+    fn hand_to_nginx(&self) {
+        let posted = self.posted.borrow();
+        let run_time = posted.values().filter(|posted| posted.is_found_by_nginx);
+        let copies = run_time.map(|posted| Rc::as_ptr(posted).cast_mut().cast());
+        let mut table: Vec<_> = self.configured.iter().copied().chain(copies).collect();
+        // SAFETY: nginx only reads the array, and not now; the vector lives until the next one
+        // takes its place.
+        unsafe {
+            let nginx = &mut *self.nginx.as_ptr();
+            (nginx.elts, nginx.nelts) = (table.as_mut_ptr().cast(), table.len());
+            nginx.nalloc = table.len();
+        }
+        self.table.replace(table);
+    }
+
+    /// Whether nginx.conf has an `upstream {}` of this name.
+    fn is_configured(&self, name: &Name) -> bool {
+        self.configured.iter().any(|&upstream| {
+            // SAFETY: nginx's array holds pointers to upstreams that live as it does.
+            let upstream = unsafe { &*upstream };
+            !upstream.srv_conf.is_null()
+                && upstream.host.as_bytes().eq_ignore_ascii_case(name.as_str().as_bytes())
+        })
+    }
+}
