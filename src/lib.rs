@@ -11,7 +11,7 @@
 //! - [`shm`]: the lists in force, in shared memory;
 //! - [`balance`]: which server is next;
 //! - `upstream`: nginx's peer hooks over a worker's snapshot of a list;
-//! - [`api`]: what is shown;
+//! - [`api`]: what is shown, and changed by request;
 //! - [`conf`]: directives to settings;
 //! - `worker` and `module`: what nginx calls when.
 //!

@@ -47,7 +47,7 @@ static CONTEXT: ngx_http_module_t = ngx_http_module_t {
     create_srv_conf: Some(create_conf::<Server>),
     merge_srv_conf: None,
     create_loc_conf: Some(create_conf::<Location>),
-    merge_loc_conf: None,
+    merge_loc_conf: Some(merge_loc_conf),
 };
 
 /// The module.
@@ -104,6 +104,18 @@ unsafe extern "C" fn create_conf<T: Default>(cf: *mut ngx_conf_t) -> *mut c_void
     // SAFETY: nginx gives the pool of the configuration being read.
     guarded(ptr::null_mut(), || unsafe {
         pool::place((*cf).pool, T::default()).map_or(ptr::null_mut(), |conf| conf.as_ptr().cast())
+    })
+}
+
+unsafe extern "C" fn merge_loc_conf(
+    cf: *mut ngx_conf_t,
+    outer: *mut c_void,
+    inner: *mut c_void,
+) -> *mut c_char {
+    // SAFETY: nginx gives what `create_conf` made for a location and for the one around it.
+    guarded(ERROR, || unsafe {
+        (*inner.cast::<Location>()).inherit(cf, &*outer.cast::<Location>());
+        OK
     })
 }
 

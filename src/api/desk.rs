@@ -134,6 +134,7 @@ impl Desk {
         let guard =
             unsafe { pool::place((*request.as_ptr()).pool, Guard(Rc::downgrade(self), id)) };
         if guard.is_none() {
+            self.rest_if_idle();
             return Err(io::ErrorKind::OutOfMemory.into());
         }
         let name = job.write.name().clone();
@@ -148,6 +149,7 @@ impl Desk {
         self.pending.borrow_mut().insert(id, pending);
         self.waiting.borrow_mut().push_back((id, job));
         self.start_waiting();
+        self.rest_if_idle();
         Ok(())
     }
 
@@ -161,6 +163,12 @@ impl Desk {
         }
         self.hold(true);
         Ok(())
+    }
+
+    fn rest_if_idle(&self) {
+        if self.pending.borrow().is_empty() {
+            self.hold(false);
+        }
     }
 
     fn hold(&self, holds: bool) {
@@ -219,9 +227,7 @@ impl Desk {
             let _ = reply.send(said);
         }
         self.start_waiting();
-        if self.pending.borrow().is_empty() {
-            self.hold(false);
-        }
+        self.rest_if_idle();
     }
 
     /// Works out a change and puts it in force, again if somebody else came first.

@@ -8,6 +8,7 @@ use crate::conf::settings::{Main, Server};
 use crate::model::Name;
 use crate::shm::block::Block;
 use crate::shm::directory::{Origin, Upstream};
+use crate::upstream::Names;
 
 /// An upstream with its list as of now.
 pub struct Shown {
@@ -46,7 +47,7 @@ pub fn one(main: &Main, name: &Name) -> Option<Shown> {
 
 /// Sorted, as they have no order of their own.
 fn run_time_names(main: &Main) -> Vec<String> {
-    let mut names = main.names.get().map(|names| names.run_time()).unwrap_or_default();
+    let mut names = main.names.get().map(Names::run_time).unwrap_or_default();
     names.sort_unstable();
     names
 }

@@ -5,16 +5,16 @@ use std::rc::Rc;
 
 use nginx_sys::{
     NGX_HTTP_GET, NGX_HTTP_HEAD, NGX_HTTP_INTERNAL_SERVER_ERROR, NGX_HTTP_NOT_ALLOWED, NGX_OK,
-    ngx_command_t, ngx_conf_t, ngx_http_conf_ctx_t, ngx_http_core_loc_conf_t, ngx_http_core_module,
-    ngx_http_discard_request_body, ngx_http_request_t, ngx_http_upstream_main_conf_t,
-    ngx_http_upstream_module, ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_uint_t,
+    ngx_command_t, ngx_conf_t, ngx_http_discard_request_body, ngx_http_request_t,
+    ngx_http_upstream_main_conf_t, ngx_http_upstream_module, ngx_http_upstream_srv_conf_t,
+    ngx_int_t, ngx_uint_t,
 };
 
 use super::answer::{Answer, Dialect};
 use super::send::send;
 use super::show;
 use crate::conf::initial::configured;
-use crate::conf::settings::{Main, Server};
+use crate::conf::settings::{Location, Main, Server};
 use crate::ngx::boundary::guarded;
 use crate::ngx::conf::{ERROR, OK};
 use crate::shm::block::Block;
@@ -32,14 +32,11 @@ const FAILED: ngx_int_t = NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t;
 pub unsafe extern "C" fn upstream_show(
     cf: *mut ngx_conf_t,
     _command: *mut ngx_command_t,
-    _conf: *mut c_void,
+    conf: *mut c_void,
 ) -> *mut c_char {
-    // SAFETY: inside `location {}` the core module's settings are those of the location.
+    // SAFETY: the command names the settings of a location.
     guarded(ERROR, || unsafe {
-        let context = (*cf).ctx.cast::<ngx_http_conf_ctx_t>();
-        let location = (*(*context).loc_conf.add(ngx_http_core_module.ctx_index))
-            .cast::<ngx_http_core_loc_conf_t>();
-        (*location).handler = Some(answer_show);
+        (*conf.cast::<Location>()).answer_by(cf, Some(answer_show));
         OK
     })
 }

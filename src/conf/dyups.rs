@@ -7,8 +7,7 @@ use nginx_sys::{
     NGX_CONF_NOARGS, NGX_CONF_TAKE1, NGX_HTTP_LOC_CONF, NGX_HTTP_LOC_CONF_OFFSET,
     NGX_HTTP_MAIN_CONF, NGX_HTTP_MAIN_CONF_OFFSET, NGX_HTTP_SRV_CONF_OFFSET, NGX_HTTP_UPS_CONF,
     NGX_OK, ngx_array_t, ngx_command_t, ngx_conf_t, ngx_http_compile_complex_value,
-    ngx_http_compile_complex_value_t, ngx_http_complex_value_t, ngx_http_conf_ctx_t,
-    ngx_http_core_loc_conf_t, ngx_http_core_module, ngx_str_t,
+    ngx_http_compile_complex_value_t, ngx_http_complex_value_t, ngx_str_t,
 };
 
 use super::balancer;
@@ -73,12 +72,9 @@ unsafe extern "C" fn dyups_interface(
                 "\"dyups_interface\" directive is duplicate, expected it once in a location",
             );
         }
-        // SAFETY: inside `location {}` the core module's settings are those of the location.
+        // SAFETY: the directive stands in a `location {}`, whose settings these are.
         unsafe {
-            let context = (*cf).ctx.cast::<ngx_http_conf_ctx_t>();
-            let location = (*(*context).loc_conf.add(ngx_http_core_module.ctx_index))
-                .cast::<ngx_http_core_loc_conf_t>();
-            (*location).handler = Some(answer);
+            location.answer_by(cf, Some(answer));
             want_posting(cf)
         }
     };

@@ -6,7 +6,8 @@ use std::rc::Rc;
 
 use nginx_sys::{
     nginx_version, ngx_conf_t, ngx_cycle_t, ngx_http_complex_value_t, ngx_http_conf_ctx_t,
-    ngx_http_module, ngx_http_request_t, ngx_http_upstream_init_peer_pt, ngx_http_upstream_init_pt,
+    ngx_http_core_loc_conf_t, ngx_http_core_module, ngx_http_handler_pt, ngx_http_module,
+    ngx_http_request_t, ngx_http_upstream_init_peer_pt, ngx_http_upstream_init_pt,
     ngx_http_upstream_main_conf_t, ngx_http_upstream_module, ngx_http_upstream_srv_conf_t,
 };
 
@@ -95,6 +96,8 @@ pub struct Server {
 pub struct Location {
     /// `dyups_interface`.
     pub interface: Cell<Option<Access>>,
+    /// What makes the content: the handler of a directive of ours.
+    pub handler: Cell<ngx_http_handler_pt>,
 }
 
 /// An upstream of nginx.conf that has `upsync`.
@@ -202,6 +205,36 @@ unsafe fn of_context<'a>(context: *const ngx_http_conf_ctx_t) -> Option<&'a Main
 }
 
 impl Location {
+    /// Has a handler make the content of the location being read.
+    ///
+    /// # Safety
+    ///
+    /// `cf` is what nginx hands to the handler of a directive in a `location {}`, whose settings
+    /// these are.
+    pub unsafe fn answer_by(&self, cf: *mut ngx_conf_t, handler: ngx_http_handler_pt) {
+        self.handler.set(handler);
+        // SAFETY: the caller's word.
+        unsafe { (*core_location(cf)).handler = handler };
+    }
+
+    /// What stands in `limit_except` or `if` is a location of its own for nginx, but has the
+    /// content of the one around it.
+    ///
+    /// # Safety
+    ///
+    /// `cf` is what nginx hands to `merge_loc_conf` of these settings.
+    pub unsafe fn inherit(&self, cf: *mut ngx_conf_t, outer: &Self) {
+        // SAFETY: the caller's word.
+        let core = unsafe { &mut *core_location(cf) };
+        if core.noname() != 0 && self.handler.get().is_none() {
+            self.interface.set(outer.interface.get());
+            self.handler.set(outer.handler.get());
+        }
+        if core.lmt_excpt() != 0 && core.handler.is_none() {
+            core.handler = self.handler.get();
+        }
+    }
+
     /// The settings of the location that a request has come to.
     ///
     /// # Safety
@@ -210,6 +243,15 @@ impl Location {
     pub unsafe fn of_request<'a>(request: *const ngx_http_request_t) -> Option<&'a Self> {
         // SAFETY: a request has the settings of all http modules; `create_loc_conf` made ours.
         unsafe { (*(*request).loc_conf.add(module().ctx_index)).cast::<Self>().as_ref() }
+    }
+}
+
+/// The core module's settings of the location that is read or merged.
+unsafe fn core_location(cf: *mut ngx_conf_t) -> *mut ngx_http_core_loc_conf_t {
+    // SAFETY: inside `location {}` the core module's settings are those of the location.
+    unsafe {
+        let context = (*cf).ctx.cast::<ngx_http_conf_ctx_t>();
+        (*(*context).loc_conf.add(ngx_http_core_module.ctx_index)).cast()
     }
 }
 

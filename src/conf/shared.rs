@@ -13,10 +13,11 @@ use thiserror::Error;
 
 use super::initial::{self, InitialError};
 use super::settings::{Main, Synced};
+use crate::model::Name;
 use crate::module::ngx_http_upsync_module;
 use crate::ngx::boundary::guarded;
 use crate::shm::directory::{Origin, Upstream};
-use crate::shm::post;
+use crate::shm::post::{self, Base};
 use crate::shm::publish::{PublishError, now};
 use crate::shm::zone::{Full, Zone};
 use crate::upstream::Live;
@@ -167,7 +168,7 @@ pub fn commit(main: &Main, log: *mut ngx_log_t) {
         live.upstream().follow(main.cycle.get());
     }
     zone.enter_cycle(main.cycle.get());
-    remove_unfollowed(main, zone);
+    remove_unused(main, zone);
     for synced in main.synced() {
         let Some(upstream) = synced.server.live.get().map(|live| live.upstream()) else {
             continue;
@@ -181,13 +182,25 @@ pub fn commit(main: &Main, log: *mut ngx_log_t) {
     }
 }
 
-/// Takes the names away that no source has had for two configurations. Workers of the last one
-/// may still have requests for theirs.
-fn remove_unfollowed(main: &Main, zone: Zone) {
-    for (upstream, _) in Upstream::all(zone) {
+/// Takes the names away that no source has had for two configurations, as workers of the last one
+/// may still have requests for theirs; and those that nginx.conf had, whose servers were deleted.
+fn remove_unused(main: &Main, zone: Zone) {
+    for (upstream, name) in Upstream::all(zone) {
         let followed = upstream.followed();
         if followed != 0 && followed + 1 < main.cycle.get() {
             post::remove_unfollowed(upstream);
+        } else if upstream.origin() == Origin::Api
+            && let Ok(name) = Name::parse(&name)
+            && main.upstream(name.as_str()).is_none()
+        {
+            remove_if_empty(&Base::of(zone, name));
         }
+    }
+}
+
+fn remove_if_empty(base: &Base) {
+    if base.posted().is_some_and(|list| list.records().is_empty()) {
+        // If somebody posts a list just now, that stays.
+        let _ = base.remove();
     }
 }

@@ -28,12 +28,11 @@ pub struct Posted {
     /// it is one to all of this.
     nginx: UnsafeCell<ngx_http_upstream_srv_conf_t>,
     /// What `nginx.host` points to.
-    _name: Name,
+    name: Name,
     /// The list.
     pub live: Rc<Live>,
-    /// Whether nginx is to find it: the name is one that a request can have, and not one of
-    /// nginx.conf.
-    is_found_by_nginx: bool,
+    /// Whether nginx.conf has an upstream of this name, which nginx then finds instead.
+    is_configured: bool,
 }
 
 impl Posted {
@@ -41,14 +40,14 @@ impl Posted {
         template: &ngx_http_upstream_srv_conf_t,
         name: Name,
         live: Live,
-        is_found_by_nginx: bool,
+        is_configured: bool,
     ) -> Rc<Self> {
         let (host, port) = name.host_and_port().unwrap_or((name.as_str(), None));
         let mut nginx = *template;
         nginx.host = ngx_str_t { len: host.len(), data: host.as_ptr().cast_mut() };
         nginx.port = port.unwrap_or(0);
-        let nginx = UnsafeCell::new(nginx);
-        Rc::new(Self { nginx, _name: name, live: Rc::new(live), is_found_by_nginx })
+        nginx.no_port = port.is_none().into();
+        Rc::new(Self { nginx: UnsafeCell::new(nginx), name, live: Rc::new(live), is_configured })
     }
 
     /// The list whose copy of the template nginx has found.
@@ -143,7 +142,7 @@ impl Names {
     /// The names that nginx.conf does not have.
     pub fn run_time(&self) -> Vec<String> {
         let posted = self.posted.borrow();
-        let names = posted.iter().filter(|(name, _)| !self.is_configured(name));
+        let names = posted.iter().filter(|(_, posted)| !posted.is_configured);
         names.map(|(name, _)| name.to_string()).collect()
     }
 
@@ -169,15 +168,23 @@ impl Names {
         let live = Live::posted(upstream, Rc::clone(&self.book));
         // SAFETY: the template lives as long as the configuration.
         let template = unsafe { self.template.as_ref() };
-        let is_found_by_nginx = name.host_and_port().is_some() && !self.is_configured(&name);
-        Posted::new(template, name, live, is_found_by_nginx)
+        let is_configured = self.is_configured(&name);
+        Posted::new(template, name, live, is_configured)
     }
 
     fn hand_to_nginx(&self) {
         let posted = self.posted.borrow();
-        let run_time = posted.values().filter(|posted| posted.is_found_by_nginx);
-        let copies = run_time.map(|posted| Rc::as_ptr(posted).cast_mut().cast());
-        let mut table: Vec<_> = self.configured.iter().copied().chain(copies).collect();
+        // nginx takes the first that fits: to a request without a port `a` does, and so does
+        // `a:80`.
+        let with = |has_port: bool| {
+            let fits = move |posted: &&Rc<Posted>| {
+                let found = posted.name.host_and_port();
+                !posted.is_configured && found.is_some_and(|(_, port)| port.is_some() == has_port)
+            };
+            posted.values().filter(fits).map(|posted| Rc::as_ptr(posted).cast_mut().cast())
+        };
+        let configured = self.configured.iter().copied();
+        let mut table: Vec<_> = configured.chain(with(false)).chain(with(true)).collect();
         // SAFETY: nginx only reads the array, and not now; the vector lives until the next one
         // takes its place.
         unsafe {
