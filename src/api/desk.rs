@@ -316,7 +316,10 @@ impl Desk {
         };
         match done {
             Ok(posted) => {
-                self.log_change(pending, plan, posted);
+                let is_new = posted.map_or(base.posted().is_some(), |posted| posted.is_new);
+                if is_new {
+                    self.log_change(pending, plan, posted);
+                }
                 Reply::Published(self.success(pending))
             }
             Err(PostError::Changed) => Reply::Changed,

@@ -45,8 +45,8 @@ pub fn one(main: &Main, name: &Name) -> Option<Shown> {
     }
 }
 
-/// Sorted, as they have no order of their own.
-fn run_time_names(main: &Main) -> Vec<String> {
+/// The names that nginx.conf does not have. They are sorted, as they have no order of their own.
+pub fn run_time_names(main: &Main) -> Vec<String> {
     let mut names = main.names.get().map(Names::run_time).unwrap_or_default();
     names.sort_unstable();
     names

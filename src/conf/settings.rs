@@ -159,16 +159,20 @@ impl Main {
         NonNull::new(main.cast())
     }
 
-    /// The `upstream {}` blocks of nginx.conf, with their settings here.
-    pub fn upstreams(&self) -> impl Iterator<Item = (&ngx_http_upstream_srv_conf_t, &Server)> {
+    /// All upstreams of nginx.conf, also those that come from `proxy_pass` alone.
+    pub fn all_upstreams(&self) -> impl Iterator<Item = &ngx_http_upstream_srv_conf_t> {
         let context = self.context.get();
         // SAFETY: `init_main_conf` set the context of the `http {}` that these settings are of.
         let all = context.map_or(&[][..], |context| unsafe { upstreams(context.as_ptr()) });
-        // SAFETY: nginx's array holds pointers to upstreams that live as the settings do.
+        // SAFETY: nginx's array holds pointers to upstreams that live as the settings do; copies
+        // of a template, which do not, are left out at once.
         let all = all.iter().filter_map(|&upstream| unsafe { upstream.as_ref() });
-        all.filter_map(|nginx| {
-            Some((nginx, Server::of(nginx).filter(|server| !server.is_copied_to(nginx))?))
-        })
+        all.filter(|nginx| Server::of(nginx).is_none_or(|server| !server.is_copied_to(nginx)))
+    }
+
+    /// The `upstream {}` blocks of nginx.conf, with their settings here.
+    pub fn upstreams(&self) -> impl Iterator<Item = (&ngx_http_upstream_srv_conf_t, &Server)> {
+        self.all_upstreams().filter_map(|nginx| Some((nginx, Server::of(nginx)?)))
     }
 
     /// The `upstream {}` of a name, in whatever case.

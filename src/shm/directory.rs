@@ -42,11 +42,6 @@ impl Upstream {
         Ok(upstream)
     }
 
-    /// The upstream of that name, if there is one.
-    pub fn find(zone: Zone, name: &[u8]) -> Option<Self> {
-        find(&zone.lock(), name)
-    }
-
     /// All upstreams of a zone with their names, as of now.
     pub fn all(zone: Zone) -> Vec<(Self, Box<[u8]>)> {
         let locked = zone.lock();

@@ -38,6 +38,8 @@ pub struct Posted {
     pub difference: Difference,
     /// The list's version now.
     pub version: u32,
+    /// Whether it is another than before, if only in its order.
+    pub is_new: bool,
 }
 
 /// What a name has at one moment.
@@ -84,9 +86,10 @@ impl Base {
     pub fn publish(&self, list: &List) -> Result<Posted, PostError> {
         let exchange = Exchange::new(Block::new(list), self.block.as_ref());
         let difference = exchange.difference;
+        let is_new = self.posted().is_none() || !exchange.is_none();
         let locked = self.lock_unchanged()?;
         let upstream = match self.upstream {
-            Some(upstream) if self.posted().is_some() && exchange.is_none() => upstream,
+            Some(upstream) if !is_new => upstream,
             Some(upstream) => {
                 exchange.publish(&upstream, &locked, Origin::Api)?;
                 upstream.follow(0);
@@ -95,7 +98,7 @@ impl Base {
             }
             None => self.make(&locked, exchange)?,
         };
-        Ok(Posted { difference, version: upstream.version() })
+        Ok(Posted { difference, version: upstream.version(), is_new })
     }
 
     fn make(&self, locked: &Locked, exchange: Exchange) -> Result<Upstream, Full> {

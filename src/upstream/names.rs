@@ -54,9 +54,10 @@ impl Posted {
     ///
     /// # Safety
     ///
-    /// `nginx` is such a copy, found by nginx since the names were last read anew.
-    pub unsafe fn of(nginx: *const ngx_http_upstream_srv_conf_t) -> Rc<Self> {
-        let this = nginx.cast::<Self>();
+    /// `nginx` is such a copy, as nginx found it in its array since the names were last read anew;
+    /// not a pointer that a reference was in between, which may reach no further than the copy.
+    pub unsafe fn of(nginx: *mut ngx_http_upstream_srv_conf_t) -> Rc<Self> {
+        let this = nginx.cast::<Self>().cast_const();
         // SAFETY: the copy is the first field of a `Posted` that the names hold as an `Rc`, and
         // the pointer that nginx has was made from that.
         unsafe {
