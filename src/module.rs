@@ -287,8 +287,8 @@ unsafe extern "C" fn init_module(nginx_cycle: *mut ngx_cycle_t) -> ngx_int_t {
         if let Some(main) = Main::of_cycle(nginx_cycle).filter(|_| !cycle::is_test()) {
             dump::prepare(main, &*nginx_cycle);
             let folder = state::prepare(main, &*nginx_cycle);
-            shared::commit(main, (*nginx_cycle).log);
-            state::load(main, folder, (*nginx_cycle).log);
+            let unused = shared::commit(main, (*nginx_cycle).log);
+            state::load(main, folder, &unused, (*nginx_cycle).log);
         }
         NGX_OK as ngx_int_t
     })

@@ -33,7 +33,7 @@ const SUFFIX: &str = ".conf";
 /// added to them.
 const UNCUT_MAX: usize = 200;
 
-/// The folder. Its files change under a [`Lock`] only.
+/// The folder. Its files are written under a [`Lock`] only.
 #[derive(Clone, Debug)]
 pub struct Folder(PathBuf);
 
@@ -124,6 +124,12 @@ impl Folder {
     /// The end of the file of an upstream, whether there is one or not.
     pub fn prepare_removal(&self, _: &Lock, name: &Name) -> Change {
         Change(Step::Remove(self.file(name)))
+    }
+
+    /// Removes the file of an upstream that has no use for it any more, whether there is one or
+    /// not, without the lock: the master waits for no worker.
+    pub fn forget(&self, name: &Name) -> io::Result<()> {
+        disk::remove(&self.file(name))
     }
 
     fn file(&self, name: &Name) -> PathBuf {

@@ -324,6 +324,7 @@ impl Desk {
             }
             Err(PostError::Changed) => Reply::Changed,
             Err(PostError::Full(_)) => Reply::Refused(Answer::out_of_memory(pending.dialect)),
+            Err(PostError::Superseded) => Reply::Refused(Answer::shutting_down(pending.dialect)),
             Err(PostError::Followed) => {
                 Reply::Refused(Answer::follows_consul(pending.dialect, &pending.name))
             }

@@ -72,8 +72,11 @@ unsafe fn send_body(request: *mut ngx_http_request_t, body: &[u8]) -> ngx_int_t 
         };
         buffer.pos = bytes.as_ptr();
         buffer.last = bytes.as_ptr().add(body.len());
+        let is_main = std::ptr::eq(request, (*request).main);
         buffer.set_memory(u32::from(!body.is_empty()));
-        buffer.set_last_buf(u32::from(std::ptr::eq(request, (*request).main)));
+        buffer.set_last_buf(u32::from(is_main));
+        // nginx has no use for a buffer that is empty and says nothing.
+        buffer.set_sync(u32::from(!is_main && body.is_empty()));
         buffer.set_last_in_chain(1);
         let mut chain = ngx_chain_t { buf: buffer, next: std::ptr::null_mut() };
         ngx_http_output_filter(request, &mut chain)

@@ -105,6 +105,9 @@ unsafe extern "C" fn upsync(
         if let Some(name) = server.balancer.get() {
             return directive.error(balancer::not_yet(name));
         }
+        if server.name.get().is_some() {
+            return directive.error(super::dyups::WITH_UPSYNC);
+        }
         match Upsync::parse(&words[1], &words[2..]) {
             Ok(upsync) => drop(server.upsync.set(upsync)),
             Err(error) => return directive.error(error),

@@ -30,6 +30,9 @@ const OBSOLETE: [(&std::ffi::CStr, &str); 5] = [
     (c"dyups_upstream_conf", "lists outlive a restart by \"dyups_state_path\""),
 ];
 
+/// Why they do not go together.
+pub const WITH_UPSYNC: &str = "\"dyups\" and \"upsync\" are in the same upstream, expected one of them: a list is posted or follows its source";
+
 /// The commands for the module's table.
 pub const fn commands() -> [ngx_command_t; COUNT] {
     const HTTP: u32 = NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE1;
@@ -102,6 +105,9 @@ unsafe extern "C" fn dyups(
         if server.name.get().is_some() {
             return directive
                 .error("\"dyups\" directive is duplicate, expected it once in an upstream");
+        }
+        if server.upsync.get().is_some() {
+            return directive.error(WITH_UPSYNC);
         }
         if !words[1].contains('$') {
             let value = &words[1];

@@ -14,6 +14,7 @@ use nginx_sys::{
 use super::upsync::Upsync;
 use crate::api::desk::Desk;
 use crate::api::route::Access;
+use crate::model::Name;
 use crate::module::ngx_http_upsync_module;
 use crate::shm::ledger::Book;
 use crate::shm::zone::Zone;
@@ -38,6 +39,8 @@ pub struct Main {
     pub context: Cell<Option<NonNull<ngx_http_conf_ctx_t>>>,
     /// The zone, when nginx has mapped it.
     pub zone: Cell<Option<Zone>>,
+    /// The zone that was copied to this one, until the configuration is in force.
+    pub last_zone: Cell<Option<Zone>>,
     /// The number of this configuration among those that the zone has seen.
     pub cycle: Cell<u64>,
     /// The ledger of this worker.
@@ -112,6 +115,11 @@ pub struct Synced<'a> {
 }
 
 impl Synced<'_> {
+    /// Its name, as one that a list may once have been posted for.
+    pub fn posted_name(&self) -> Option<Name> {
+        Name::parse(self.nginx.host.as_bytes()).ok()
+    }
+
     /// Its name, for messages.
     pub fn name(&self) -> String {
         self.nginx.host.to_string()

@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use super::initial::{self, InitialError};
 use super::settings::{Main, Synced};
-use crate::model::Name;
+use crate::model::{List, Name};
 use crate::module::ngx_http_upsync_module;
 use crate::ngx::boundary::guarded;
 use crate::shm::directory::{Origin, Upstream};
@@ -98,7 +98,9 @@ fn enter(main: &Main, zone: Zone, is_new: bool) -> Result<(), ZoneError> {
 /// A new zone takes over what the one before it knew, if that was ours and only the size is new.
 fn enter_new(main: &Main, zone: Zone, log: *mut ngx_log_t) -> Result<(), ZoneError> {
     if let Some(last) = last_zone() {
+        main.last_zone.set(Some(last));
         zone.enter_cycle(last.cycle());
+        zone.set_loaded(last.is_loaded());
         let mut count = 0;
         for (theirs, name) in Upstream::all(last) {
             let Some((_, block)) = theirs.block() else {
@@ -158,17 +160,21 @@ fn publish_initial(
 }
 
 /// The configuration is in force: older ones write no more. Where no source has spoken yet, the
-/// `server` lines of this configuration replace those of the one before.
-pub fn commit(main: &Main, log: *mut ngx_log_t) {
+/// `server` lines of this configuration replace those of the one before. Gives the names that have
+/// no use for a list that was posted.
+pub fn commit(main: &Main, log: *mut ngx_log_t) -> Vec<Name> {
     let Some(zone) = main.zone.get() else {
-        return;
+        return Vec::new();
     };
+    if let Some(last) = main.last_zone.take() {
+        catch_up(zone, last, log);
+    }
     main.since.set(now());
     for live in main.synced().iter().filter_map(|synced| synced.server.live.get()) {
         live.upstream().follow(main.cycle.get());
     }
     zone.enter_cycle(main.cycle.get());
-    remove_unused(main, zone);
+    let unused = remove_unused(main, zone);
     for synced in main.synced() {
         let Some(upstream) = synced.server.live.get().map(|live| live.upstream()) else {
             continue;
@@ -180,11 +186,36 @@ pub fn commit(main: &Main, log: *mut ngx_log_t) {
             ngx::ngx_log_error!(NGX_LOG_ERR, log, "upsync: {error}");
         }
     }
+    let followed = main.synced().into_iter().filter_map(|synced| synced.posted_name());
+    followed.chain(unused).collect()
+}
+
+/// Workers of the configuration before may have posted lists to their zone since it was copied.
+/// From now on they do not.
+fn catch_up(zone: Zone, last: Zone, log: *mut ngx_log_t) {
+    last.supersede();
+    let theirs: Vec<_> = posted(last).collect();
+    for name in posted(zone).filter(|(name, _)| !theirs.iter().any(|(other, _)| other == name)) {
+        let _ = Base::of(zone, name.0).remove();
+    }
+    for (name, list) in theirs {
+        if let Err(error) = Base::of(zone, name.clone()).publish(&list) {
+            ngx::ngx_log_error!(NGX_LOG_ERR, log, "upsync: upstream \"{name}\": {error}");
+        }
+    }
+}
+
+/// The lists that were posted to a zone.
+fn posted(zone: Zone) -> impl Iterator<Item = (Name, List)> {
+    let all = Upstream::all(zone).into_iter();
+    all.filter(|(upstream, _)| upstream.origin() == Origin::Api)
+        .filter_map(|(upstream, name)| Some((Name::parse(&name).ok()?, upstream.block()?.1.list())))
 }
 
 /// Takes the names away that no source has had for two configurations, as workers of the last one
 /// may still have requests for theirs; and those that nginx.conf had, whose servers were deleted.
-fn remove_unused(main: &Main, zone: Zone) {
+fn remove_unused(main: &Main, zone: Zone) -> Vec<Name> {
+    let mut removed = Vec::new();
     for (upstream, name) in Upstream::all(zone) {
         let followed = upstream.followed();
         if followed != 0 && followed + 1 < main.cycle.get() {
@@ -192,15 +223,15 @@ fn remove_unused(main: &Main, zone: Zone) {
         } else if upstream.origin() == Origin::Api
             && let Ok(name) = Name::parse(&name)
             && main.upstream(name.as_str()).is_none()
+            && remove_if_empty(&Base::of(zone, name.clone()))
         {
-            remove_if_empty(&Base::of(zone, name));
+            removed.push(name);
         }
     }
+    removed
 }
 
-fn remove_if_empty(base: &Base) {
-    if base.posted().is_some_and(|list| list.records().is_empty()) {
-        // If somebody posts a list just now, that stays.
-        let _ = base.remove();
-    }
+/// If somebody posts a list just now, that stays.
+fn remove_if_empty(base: &Base) -> bool {
+    base.posted().is_some_and(|list| list.records().is_empty()) && base.remove().is_ok()
 }

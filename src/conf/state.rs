@@ -7,7 +7,7 @@ use nginx_sys::{NGX_LOG_ERR, NGX_LOG_NOTICE, NGX_LOG_WARN, ngx_cycle_t, ngx_log_
 use super::settings::Main;
 use crate::model::{List, Name};
 use crate::ngx::cycle;
-use crate::shm::post::{Base, PostError};
+use crate::shm::post::Base;
 use crate::shm::zone::Zone;
 use crate::state::Folder;
 
@@ -38,22 +38,24 @@ pub fn prepare(main: &Main, nginx_cycle: &ngx_cycle_t) -> Option<Folder> {
 }
 
 /// Puts the lists of the folder in force, once in the life of a zone: after that the zone has
-/// what was posted.
-pub fn load(main: &Main, folder: Option<Folder>, log: *mut ngx_log_t) {
-    let (Some(zone), Some(folder)) = (main.zone.get(), folder) else {
-        if let Some(zone) = main.zone.get() {
-            zone.set_loaded(false);
-        }
+/// what was posted. The files of `unused` names go, so that no later start has them again.
+pub fn load(main: &Main, folder: Option<Folder>, unused: &[Name], log: *mut ngx_log_t) {
+    let Some(zone) = main.zone.get() else {
         return;
     };
-    if zone.set_loaded(true) {
+    let was_loaded = zone.set_loaded(folder.is_some());
+    let Some(folder) = folder else {
+        return;
+    };
+    unused.iter().for_each(|name| forget(&folder, name, log));
+    if was_loaded {
         return;
     }
     match folder.load() {
         Ok(loaded) => {
             let count = loaded.lists.len();
-            let put = loaded.lists.iter().filter(|(name, list)| put(main, zone, name, list, log));
-            let put = put.count();
+            let put = |(name, list): &&(Name, List)| put(main, zone, &folder, name, list, log);
+            let put = loaded.lists.iter().filter(put).count();
             complain(&loaded.complaints, log);
             ngx::ngx_log_error!(
                 NGX_LOG_NOTICE,
@@ -71,6 +73,16 @@ pub fn load(main: &Main, folder: Option<Folder>, log: *mut ngx_log_t) {
     }
 }
 
+fn forget(folder: &Folder, name: &Name, log: *mut ngx_log_t) {
+    if let Err(error) = folder.forget(name) {
+        ngx::ngx_log_error!(
+            NGX_LOG_ERR,
+            log,
+            "upsync: upstream \"{name}\": cannot remove its file of \"dyups_state_path\": {error}"
+        );
+    }
+}
+
 fn complain(complaints: &[String], log: *mut ngx_log_t) {
     for complaint in complaints.iter().take(COMPLAINTS_MAX) {
         ngx::ngx_log_error!(NGX_LOG_ERR, log, "upsync: {complaint}");
@@ -81,21 +93,27 @@ fn complain(complaints: &[String], log: *mut ngx_log_t) {
     }
 }
 
-/// Whether the list is in force. One that was posted since the folder was last used stays.
-fn put(main: &Main, zone: Zone, name: &Name, list: &List, log: *mut ngx_log_t) -> bool {
+/// Whether the list is in force now. One that was posted since the folder was last used stays.
+fn put(
+    main: &Main,
+    zone: Zone,
+    folder: &Folder,
+    name: &Name,
+    list: &List,
+    log: *mut ngx_log_t,
+) -> bool {
     // An upstream that nginx.conf no longer has cannot be one whose servers were deleted.
     if list.is_empty() && main.upstream(name.as_str()).is_none() {
+        forget(folder, name, log);
         return false;
     }
     let base = Base::of(zone, name.clone());
     if base.posted().is_some() {
         return false;
     }
-    let failed = match base.publish(list) {
-        Ok(_) => return true,
-        Err(PostError::Followed) => "it follows a source now, its file is not used".to_owned(),
-        Err(error) => error.to_string(),
-    };
-    ngx::ngx_log_error!(NGX_LOG_ERR, log, "upsync: upstream \"{name}\": {failed}");
-    false
+    base.publish(list)
+        .inspect_err(|error| {
+            ngx::ngx_log_error!(NGX_LOG_ERR, log, "upsync: upstream \"{name}\": {error}");
+        })
+        .is_ok()
 }

@@ -55,6 +55,8 @@ pub struct Header {
     pub names: AtomicU64,
     /// Not 0 if posted lists are kept on disk too, and have been read from there.
     pub loaded: AtomicU64,
+    /// Not 0 if a zone of another size has taken the place of this one.
+    pub superseded: AtomicU64,
     /// The first [`Entry`] of each bucket.
     pub buckets: [AtomicU64; BUCKETS],
 }

@@ -29,6 +29,9 @@ pub enum PostError {
     /// The upstream follows a source.
     #[error("the upstream follows a source")]
     Followed,
+    /// Another zone has taken the place of this one.
+    #[error("nginx has been reloaded")]
+    Superseded,
 }
 
 /// What a change came to.
@@ -123,6 +126,9 @@ impl Base {
 
     fn lock_unchanged(&self) -> Result<Locked, PostError> {
         let locked = lock_to_write(&self.zone);
+        if self.zone.is_superseded() {
+            return Err(PostError::Superseded);
+        }
         let now = find(&locked, self.name.as_str().as_bytes());
         if now.is_some_and(|upstream| upstream.is_followed()) {
             return Err(PostError::Followed);

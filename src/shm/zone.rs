@@ -159,6 +159,22 @@ impl Zone {
         self.header().loaded.swap(u64::from(loaded), AcqRel) != 0
     }
 
+    /// Whether posted lists are kept on disk too, and have been read from there.
+    pub fn is_loaded(&self) -> bool {
+        self.header().loaded.load(Acquire) != 0
+    }
+
+    /// Another zone has taken the place of this one. Once this returns, no list is posted here.
+    pub fn supersede(&self) {
+        let _locked = self.lock();
+        self.header().superseded.store(1, Release);
+    }
+
+    /// Whether another zone has taken the place of this one.
+    pub fn is_superseded(&self) -> bool {
+        self.header().superseded.load(Acquire) != 0
+    }
+
     /// Makes `cycle` the configuration in force. Older ones write no more, once this returns.
     pub fn enter_cycle(&self, cycle: u64) {
         let _locked = self.lock();

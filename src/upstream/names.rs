@@ -184,8 +184,17 @@ impl Names {
             };
             posted.values().filter(fits).map(|posted| Rc::as_ptr(posted).cast_mut().cast())
         };
-        let configured = self.configured.iter().copied();
-        let mut table: Vec<_> = configured.chain(with(false)).chain(with(true)).collect();
+        // Those that come from `proxy_pass` alone cannot be posted, but another may have the name.
+        let blocks = |are_wanted: bool| {
+            // SAFETY: nginx's array holds pointers to upstreams that live as it does.
+            let is_block = |upstream: *mut ngx_http_upstream_srv_conf_t| unsafe {
+                !(*upstream).srv_conf.is_null()
+            };
+            let all = self.configured.iter().copied();
+            all.filter(move |&upstream| is_block(upstream) == are_wanted)
+        };
+        let copies = with(false).chain(with(true));
+        let mut table: Vec<_> = blocks(true).chain(copies).chain(blocks(false)).collect();
         // SAFETY: nginx only reads the array, and not now; the vector lives until the next one
         // takes its place.
         unsafe {
