@@ -1,13 +1,15 @@
 //! What is answered to requests about upstreams.
 //!
 //! ```text
-//! route → job → mail → desk → shm
+//! route → job → mail → desk → clerk → shm
 //!          ├ slardar, grammar   └ plan
 //!          └ state
 //! shown → view → text, json, slardar → answer → send
 //! ```
 
 pub mod answer;
+#[cfg(feature = "nginx")]
+pub mod clerk;
 #[cfg(feature = "nginx")]
 pub mod desk;
 #[cfg(feature = "nginx")]

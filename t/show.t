@@ -128,4 +128,53 @@ EOF
     $other->stop;
 };
 
+# Names made at run time have their place in nginx's own array of upstreams as long as somebody
+# has one, so they are shown, asked for and removed by turns.
+subtest 'lists that are posted' => sub {
+    my ($backend) = $t->backends(1)->addresses;
+    my $other = $t->another_nginx(<<'EOF');
+%%TEST_GLOBALS%%
+worker_processes 2;
+events {}
+http {
+    %%TEST_GLOBALS_HTTP%%
+    upstream static { server 127.0.0.1:8090; }
+    server {
+        listen 127.0.0.1:%%PORT_2%% reuseport;
+        location /upstream_list { upstream_show; }
+        location /api/ { dyups_interface; }
+        location / { proxy_pass http://$http_host; }
+    }
+}
+EOF
+    $other->run;
+    my $text = sub {
+        return "Upstream name: $_[0]; Backend server count: 1\n"
+            . "        server $_[1] weight=1 max_fails=1 fail_timeout=10s;\n";
+    };
+    my $static = $text->('static', '127.0.0.1:8090');
+    my @names = ('a', 'b:80');
+    my $list = sub { http_get($t->port(2), '/upstream_list' . ($_[0] // ''))->{body} };
+    for my $round (1 .. 20) {
+        for (@names) {
+            my $answer = http('POST', $t->port(2), "/api/upstream/$_", body => "server $backend;");
+            is($answer->{status}, 200, "$_ posted");
+        }
+        my $all = "$static\n" . join '', map { $text->($_, $backend) . "\n" } @names;
+        for (1 .. 5) {
+            is($list->(), $all, 'all');
+            for (@names) {
+                is($list->("?\U$_"), $text->($_, $backend), "$_ shown");
+                is(http_get($t->port(2), '/', headers => { Host => $_ })->{status}, 200, "$_ served");
+            }
+        }
+        http('DELETE', $t->port(2), "/api/upstream/$_") for @names;
+        is($list->(), "$static\n", 'all again');
+        is($list->('?a'), $unknown, 'unknown');
+    }
+    http('POST', $t->port(2), '/api/upstream/static', body => "server $backend;");
+    is($list->(), $text->('static', $backend) . "\n", 'one of nginx.conf');
+    $other->stop;
+};
+
 $t->done;

@@ -9,23 +9,23 @@ use std::sync::Arc;
 use std::{io, thread};
 
 use nginx_sys::{
-    NGX_LOG_ERR, NGX_LOG_NOTICE, ngx_cycle, ngx_http_finalize_request, ngx_http_request_t,
+    NGX_LOG_ERR, ngx_cycle, ngx_http_finalize_request, ngx_http_request_t,
     ngx_http_run_posted_requests,
 };
 
-use super::answer::{Answer, Keepalive};
+use super::answer::Answer;
+use super::clerk::{Clerk, log};
 use super::job::Job;
 use super::mail::{Ask, Letter, Line, Mail, Reply, Request};
-use super::plan::{self, Current, Plan, Refused};
+use super::plan::Plan;
 use super::route::Dialect;
 use super::send::send;
-use crate::conf::initial::configured;
 use crate::conf::settings::Main;
-use crate::model::{List, Name};
+use crate::model::Name;
 use crate::ngx::pool;
 use crate::ngx::thread::with_signals_blocked;
 use crate::ngx::wake::{self, Wake, Watch};
-use crate::shm::post::{Base, PostError, Posted};
+use crate::shm::post::{Base, PostError};
 use crate::shm::zone::Zone;
 
 /// The most changes that are worked on at a time. More wait for their turn.
@@ -36,8 +36,7 @@ const STACK: usize = 512 * 1024;
 
 /// All changes under way in this worker.
 pub struct Desk {
-    main: NonNull<Main>,
-    zone: Zone,
+    clerk: Clerk,
     pending: RefCell<HashMap<u64, Pending>>,
     waiting: RefCell<VecDeque<(u64, Job)>>,
     running: Cell<usize>,
@@ -101,19 +100,14 @@ impl Desk {
     /// The desk is used no longer than `main` lives.
     pub unsafe fn new(main: &Main, zone: Zone) -> Rc<Self> {
         Rc::new(Self {
-            main: NonNull::from(main),
-            zone,
+            // SAFETY: the caller's word.
+            clerk: unsafe { Clerk::new(main, zone) },
             pending: RefCell::default(),
             waiting: RefCell::default(),
             running: Cell::new(0),
             last: Cell::new(0),
             open: RefCell::default(),
         })
-    }
-
-    fn main(&self) -> &Main {
-        // SAFETY: the word of whoever called `new`.
-        unsafe { self.main.as_ref() }
     }
 
     /// Begins a change. The request is answered when it has ended.
@@ -246,88 +240,29 @@ impl Desk {
 
     fn plan(&self, job: u64, request: &Request) -> Result<Plan, Reply> {
         let mut pending = self.pending.borrow_mut();
-        let dialect = request.dialect;
-        let gone = || Reply::Refused(Answer::shutting_down(dialect));
+        let gone = || Reply::Refused(Answer::shutting_down(request.dialect));
         let pending = pending.get_mut(&job).ok_or_else(gone)?;
-        let name = &pending.name;
-        let base = Base::of(self.zone, name.clone());
-        let refused = |answer| Err(Reply::Refused(answer));
-        if base.is_followed() || self.is_synced(name) {
-            return refused(Answer::follows_consul(dialect, name));
-        }
-        if self.main().upstream(name.as_str()).is_some_and(|(_, server)| server.has_sticky()) {
-            return refused(Answer::has_sticky(dialect, name));
-        }
-        if let Some(place) = request.keepalive
-            && let Some(missing) = self.missing_keepalive(name)
-        {
-            return refused(Answer::refused_keepalive(dialect, place, missing));
-        }
-        let result =
-            plan::plan(&request.wanted, self.current(&base, name), |name| self.group(name));
+        let (base, plan) = self.clerk.plan(&pending.name, request).map_err(Reply::Refused)?;
         pending.base = Some(base);
-        pending.dialect = dialect;
+        pending.dialect = request.dialect;
         pending.sets_keepalive = request.keepalive.is_some();
-        result.map_err(|why| Reply::Refused(refusal(dialect, &pending.name, why)))
-    }
-
-    /// Whether this configuration, which may not be in force yet or no more, has `upsync` for it.
-    fn is_synced(&self, name: &Name) -> bool {
-        self.main().upstream(name.as_str()).is_some_and(|(_, server)| server.upsync.get().is_some())
-    }
-
-    fn missing_keepalive<'a>(&self, name: &'a Name) -> Option<Keepalive<'a>> {
-        match self.main().upstream(name.as_str()) {
-            Some((_, server)) if server.keepalive_in_force().is_none() => {
-                Some(Keepalive::Block(name))
-            }
-            None if self.main().template_keepalive().is_none() => Some(Keepalive::Template),
-            _ => None,
-        }
-    }
-
-    fn current(&self, base: &Base, name: &Name) -> Current {
-        let block = self.main().upstream(name.as_str()).map(|(nginx, _)| nginx);
-        let is_configured = block.is_some();
-        let list = match base.posted() {
-            Some(posted) => Some(posted.list()).filter(|list| !list.is_empty()),
-            None => block.map(configured),
-        };
-        Current { list, is_configured }
-    }
-
-    /// The servers that an upstream of nginx.conf has now.
-    fn group(&self, name: &Name) -> Option<List> {
-        let (nginx, _) = self.main().upstream(name.as_str())?;
-        let base = Base::of(self.zone, name.clone());
-        let list = base.posted().or(base.followed_list()).map(|block| block.list());
-        Some(list.unwrap_or_else(|| configured(nginx)))
+        Ok(plan)
     }
 
     fn publish(&self, job: u64, plan: &Plan) -> Reply {
         let pending = self.pending.borrow();
-        let found = pending.get(&job).and_then(|pending| Some((pending, pending.base.as_ref()?)));
-        let Some((pending, base)) = found else {
+        let Some((pending, base)) =
+            pending.get(&job).and_then(|pending| Some((pending, pending.base.as_ref()?)))
+        else {
             return Reply::Changed;
         };
-        let done = match plan {
-            Plan::Put(list) => base.publish(list).map(Some),
-            Plan::Remove => base.remove().map(|()| None),
-        };
-        match done {
-            Ok(posted) => {
-                let is_new = posted.map_or(base.posted().is_some(), |posted| posted.is_new);
-                if is_new {
-                    self.log_change(pending, plan, posted);
-                }
-                Reply::Published(self.success(pending))
-            }
+        let Pending { name, client, dialect, .. } = pending;
+        match self.clerk.publish(base, plan, name, client) {
+            Ok(()) => Reply::Published(self.success(pending)),
             Err(PostError::Changed) => Reply::Changed,
-            Err(PostError::Full(_)) => Reply::Refused(Answer::out_of_memory(pending.dialect)),
-            Err(PostError::Superseded) => Reply::Refused(Answer::shutting_down(pending.dialect)),
-            Err(PostError::Followed) => {
-                Reply::Refused(Answer::follows_consul(pending.dialect, &pending.name))
-            }
+            Err(PostError::Full(_)) => Reply::Refused(Answer::out_of_memory(*dialect)),
+            Err(PostError::Superseded) => Reply::Refused(Answer::shutting_down(*dialect)),
+            Err(PostError::Followed) => Reply::Refused(Answer::follows_consul(*dialect, name)),
         }
     }
 
@@ -335,43 +270,9 @@ impl Desk {
     fn success(&self, pending: &Pending) -> Answer {
         let mut answer = Answer::success(pending.dialect);
         if pending.sets_keepalive {
-            answer.keepalive = match self.main().upstream(pending.name.as_str()) {
-                Some((_, server)) => server.keepalive_in_force(),
-                None => self.main().template_keepalive(),
-            };
+            answer.keepalive = self.clerk.keepalive(&pending.name);
         }
         answer
-    }
-
-    fn log_change(&self, pending: &Pending, plan: &Plan, posted: Option<Posted>) {
-        let Pending { name, client, .. } = pending;
-        let (free, all) = self.zone.pages();
-        let pages = format!("{free} of {all} pages free");
-        match (plan, posted) {
-            (Plan::Put(list), Some(posted)) if !list.is_empty() => {
-                let servers = if list.len() == 1 { "server" } else { "servers" };
-                let (count, difference) = (list.len(), posted.difference);
-                let version = posted.version;
-                log(
-                    NGX_LOG_NOTICE,
-                    format_args!(
-                        "upstream \"{name}\": {count} {servers} {difference}, version {version}, {pages}, posted by {client}"
-                    ),
-                );
-            }
-            (Plan::Remove, _) if self.main().upstream(name.as_str()).is_some() => {
-                log(
-                    NGX_LOG_NOTICE,
-                    format_args!(
-                        "upstream \"{name}\": back to nginx.conf, {pages}, reset by {client}"
-                    ),
-                );
-            }
-            _ => log(
-                NGX_LOG_NOTICE,
-                format_args!("upstream \"{name}\": no servers, {pages}, deleted by {client}"),
-            ),
-        }
     }
 
     /// Answers a request, if nginx still has it.
@@ -390,22 +291,4 @@ impl Desk {
             ngx_http_run_posted_requests(connection);
         }
     }
-}
-
-fn refusal(dialect: Dialect, name: &Name, why: Refused) -> Answer {
-    match why {
-        Refused::NoUpstream => Answer::unknown_upstream(dialect, name),
-        Refused::NoServer => Answer::unknown_server(dialect),
-        Refused::LastServer => Answer::last_server(dialect, name),
-        Refused::NotConfigured => Answer::not_configured(dialect, name),
-        Refused::NoGroup(place, group) => Answer::unknown_target(dialect, place, &group),
-        Refused::EmptyGroup(place, group) => Answer::empty_target(dialect, place, &group),
-    }
-}
-
-/// Logs to the error log of the cycle in force.
-fn log(level: u32, message: std::fmt::Arguments<'_>) {
-    // SAFETY: a worker has a cycle as long as it lives.
-    let log = unsafe { (*ngx_cycle).log };
-    ngx::ngx_log_error!(level, log, "upsync: {message}");
 }

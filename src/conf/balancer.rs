@@ -14,7 +14,8 @@ use nginx_sys::{
 };
 
 use super::settings::Server;
-use crate::module::{init_upstream, ngx_http_upsync_module};
+use crate::module::hooks::init_upstream;
+use crate::module::ngx_http_upsync_module;
 use crate::ngx::boundary::guarded;
 use crate::ngx::conf::{Directive, ERROR};
 

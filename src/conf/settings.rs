@@ -167,14 +167,18 @@ impl Main {
         NonNull::new(main.cast())
     }
 
-    /// All upstreams of nginx.conf, also those that come from `proxy_pass` alone.
-    pub fn all_upstreams(&self) -> impl Iterator<Item = &ngx_http_upstream_srv_conf_t> {
+    /// All upstreams as nginx has them, copies of the template too.
+    pub fn pointers(&self) -> &[*mut ngx_http_upstream_srv_conf_t] {
         let context = self.context.get();
         // SAFETY: `init_main_conf` set the context of the `http {}` that these settings are of.
-        let all = context.map_or(&[][..], |context| unsafe { upstreams(context.as_ptr()) });
+        context.map_or(&[], |context| unsafe { upstreams(context.as_ptr()) })
+    }
+
+    /// All upstreams of nginx.conf, also those that come from `proxy_pass` alone.
+    pub fn all_upstreams(&self) -> impl Iterator<Item = &ngx_http_upstream_srv_conf_t> {
         // SAFETY: nginx's array holds pointers to upstreams that live as the settings do; copies
         // of a template, which do not, are left out at once.
-        let all = all.iter().filter_map(|&upstream| unsafe { upstream.as_ref() });
+        let all = self.pointers().iter().filter_map(|&upstream| unsafe { upstream.as_ref() });
         all.filter(|nginx| Server::of(nginx).is_none_or(|server| !server.is_copied_to(nginx)))
     }
 

@@ -103,8 +103,8 @@ impl Names {
     ) -> Self {
         // SAFETY: the caller's word; the array's memory stays when the array gets another.
         let (nginx, configured) = unsafe {
-            let nginx = NonNull::from(&mut (*main.as_ptr()).upstreams);
-            (nginx, (*nginx.as_ptr()).as_slice())
+            let nginx = &raw mut (*main.as_ptr()).upstreams;
+            (NonNull::new_unchecked(nginx), (*nginx).as_slice())
         };
         Self {
             zone,

@@ -1,0 +1,150 @@
+//! How an upstream gets our `peer.init`, and which list a request then gets.
+
+use std::rc::Rc;
+
+use nginx_sys::{
+    NGX_ERROR, NGX_LOG_EMERG, NGX_OK, ngx_conf_t, ngx_http_complex_value, ngx_http_request_t,
+    ngx_http_upstream_init_round_robin, ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_str_t,
+};
+
+use crate::conf::settings::{Main, Server};
+use crate::conf::{balancer, directives};
+use crate::ngx::boundary::guarded;
+use crate::upstream::names::Posted;
+use crate::upstream::peer;
+
+/// The `upstream {}` blocks as nginx has them, to be changed while the configuration is read.
+fn blocks(main: &Main) -> impl Iterator<Item = (*mut ngx_http_upstream_srv_conf_t, &Server)> {
+    main.pointers().iter().filter_map(|&upstream| {
+        // SAFETY: nginx's array holds pointers to upstreams that live as the settings do.
+        Some((upstream, Server::of(unsafe { &*upstream })?))
+    })
+}
+
+/// Puts our `init_upstream` over what each block has.
+///
+/// # Safety
+///
+/// Called from `init_main_conf` with the settings of the `http {}` just read.
+pub unsafe fn hook_all(main: &Main) {
+    for (upstream, server) in blocks(main) {
+        // SAFETY: the caller's word.
+        unsafe { balancer::hook(upstream, server) };
+    }
+}
+
+/// An upstream that nginx has not initialised by way of ours has a balancer that we know nothing
+/// of. With `upsync` that is an error; without, a list that is posted takes the place of all there
+/// is.
+///
+/// # Safety
+///
+/// Called from `postconfiguration` with its argument and the settings of the `http {}` just read.
+pub unsafe fn all_are_ours(cf: *mut ngx_conf_t, main: &Main) -> bool {
+    for (upstream, server) in blocks(main) {
+        if server.initialized.get() {
+            continue;
+        }
+        if server.upsync.get().is_some() {
+            // SAFETY: nginx's upstream has its name, and the caller's `cf` a log.
+            let (name, log) = unsafe { ((*upstream).host.to_string(), (*cf).log) };
+            ngx::ngx_log_error!(
+                NGX_LOG_EMERG,
+                log,
+                "upsync: upstream \"{name}\" has a balancing directive of another module, which cannot be used with \"upsync\""
+            );
+            return false;
+        }
+        if main.posting.get() && !server.has_sticky() {
+            // SAFETY: nginx's main thread alone reads the configuration.
+            unsafe { take_over(upstream, server) };
+        }
+    }
+    true
+}
+
+/// `init_upstream`: what was there before, else nginx's own round robin, so that whoever looks at
+/// nginx's list finds one; then our `peer.init` if the upstream has a source or may get a list.
+///
+/// # Safety
+///
+/// nginx calls it for an upstream whose block has been read.
+pub unsafe extern "C" fn init_upstream(
+    cf: *mut ngx_conf_t,
+    upstream: *mut ngx_http_upstream_srv_conf_t,
+) -> ngx_int_t {
+    // SAFETY: as above; the placeholder is only for nginx to have a list.
+    guarded(NGX_ERROR as ngx_int_t, || unsafe {
+        let (Some(main), Some(server)) = (Main::of_conf(cf), Server::of(&*upstream)) else {
+            return NGX_ERROR as ngx_int_t;
+        };
+        let is_synced = server.upsync.get().is_some();
+        if !is_synced {
+            directives::remove_placeholder(&mut *upstream);
+        }
+        let result = match server.below.get() {
+            Some(below) => below(cf, upstream),
+            None => ngx_http_upstream_init_round_robin(cf, upstream),
+        };
+        if result == NGX_OK as ngx_int_t
+            && (is_synced || main.posting.get() && !server.has_sticky())
+        {
+            take_over(upstream, server);
+        }
+        result
+    })
+}
+
+/// Puts our `peer.init` over the one that is there.
+unsafe fn take_over(upstream: *mut ngx_http_upstream_srv_conf_t, server: &Server) {
+    server.own.set(upstream);
+    // SAFETY: nginx's main thread alone reads the configuration.
+    server.inner.set(unsafe { (*upstream).peer.init.replace(init_peer) });
+    server.initialized.set(true);
+}
+
+/// `peer.init`: finds the list that the request is for.
+unsafe extern "C" fn init_peer(
+    request: *mut ngx_http_request_t,
+    nginx: *mut ngx_http_upstream_srv_conf_t,
+) -> ngx_int_t {
+    // SAFETY: nginx calls it with a request and the upstream it goes to.
+    guarded(NGX_ERROR as ngx_int_t, || unsafe {
+        let Some(server) = Server::of(&*nginx) else {
+            return NGX_ERROR as ngx_int_t;
+        };
+        if server.is_copied_to(&*nginx) {
+            let posted = Posted::of(nginx);
+            return peer::init(request, nginx, Rc::clone(&posted.live), Some(posted));
+        }
+        if let Some(live) = server.live.get() {
+            return peer::init(request, nginx, Rc::clone(live), None);
+        }
+        if let Some(posted) = posted(request, &*nginx, server) {
+            return peer::init(request, nginx, Rc::clone(&posted.live), Some(posted));
+        }
+        server.inner.get().map_or(NGX_ERROR as ngx_int_t, |inner| inner(request, nginx))
+    })
+}
+
+/// The list that was posted for the name that the request has, or else for the upstream itself.
+unsafe fn posted(
+    request: *mut ngx_http_request_t,
+    nginx: &ngx_http_upstream_srv_conf_t,
+    server: &Server,
+) -> Option<Rc<Posted>> {
+    // SAFETY: the caller's request.
+    let names = unsafe { Main::of_request(request) }?.names.get()?;
+    names.refresh();
+    if let Some(value) = server.name.get() {
+        let mut name = ngx_str_t::default();
+        // SAFETY: the value was compiled with the configuration; nginx fills the name.
+        let result = unsafe { ngx_http_complex_value(request, value.as_ptr(), &mut name) };
+        if result == NGX_OK as ngx_int_t
+            && let Some(posted) = names.find(name.as_bytes()).filter(|posted| posted.has_servers())
+        {
+            return Some(posted);
+        }
+    }
+    names.find(nginx.host.as_bytes())
+}
