@@ -18,7 +18,8 @@ my $readme = slurp('README.md');
 # Addresses as they are written there, and as this test has them.
 my %address = (
     '127.0.0.1:8500' => $consul->address,
-    map { ("127.0.0.1:$_" => '127.0.0.1:' . $t->free_port) } 8080, 9000, 9001,
+    (map { ("127.0.0.1:$_" => '127.0.0.1:' . $t->free_port) } 8080, 8081, 9000, 9001, 9002),
+    (map { ($_ => $t->testdir . '/' . s{.*/}{}r) } '/run/upsync/api.sock', '/run/app-1.sock'),
 );
 my $written = join '|', map { quotemeta } keys %address;
 my %written = reverse %address;
@@ -27,12 +28,15 @@ my $ours = join '|', map { quotemeta } keys %written;
 sub to_ours {
     my $text = shift;
     $text =~ s/($written)(?!\d)/$address{$1}/g;
-    # As Consul's services have it.
-    $text =~ s/(?<="Address": "127\.0\.0\.1", "Port": )(\d+)/substr $address{"127.0.0.1:$1"}, 10/ge;
+    # As Consul's services have it, and Slardar's servers.
+    $text =~ s/((?:"Address"|"host"): "127\.0\.0\.1", "[Pp]ort": )(\d+)/$1 . substr $address{"127.0.0.1:$2"}, 10/ge;
     return $text;
 }
 
 sub to_written { my $text = shift; $text =~ s/($ours)(?!\d)/$written{$1}/g; return $text }
+
+# Without what is another each time.
+sub timeless { return $_[0] =~ s/\b\d{4}-\d\d-\d\d([T ])\d\d:\d\d:\d\d(\.\d{3}Z)?/DATE$1TIME/gr }
 
 sub slurp {
     my $path = shift;
@@ -64,10 +68,13 @@ sub configuration {
         my $server = $name ? "location / { proxy_pass http://$name; }\nlocation = /upstream_list { upstream_show; }\n" : '';
         my $http = $text =~ /^location/ ? '' : $text;
         $server = $text unless $http;
+        $server = "server {\nlisten 127.0.0.1:8080;\n$server}\n" unless $http =~ /^server /m;
+        $server .= "server { listen 127.0.0.1:8081; location / { dyups_interface; } }\n"
+            if $http =~ /^(?:dyups|    dyups )/m;
         my $backends = join '', map { "server { listen $_; return 200 \"hello world by $_\\n\"; }\n" }
             '127.0.0.1:9000', '127.0.0.1:9001';
         $text = "load_module modules/ngx_http_upsync_module.so;\nerror_log error.log notice;\npid nginx.pid;\n"
-            . "events {}\nhttp {\n$http\nserver {\nlisten 127.0.0.1:8080;\n$server}\n$backends}\n";
+            . "events {}\nhttp {\n$http\n$server$backends}\n";
     }
     my ($module, $http) = ($t->module, $t->globals_http);
     my $user = join "\n", 'daemon off;', grep { /^user / } split /\n/, $t->globals;
@@ -89,29 +96,35 @@ sub run_nginx {
     return $nginx->run;
 }
 
+my $has_openssl = !system('openssl version >/dev/null 2>&1');
+
 sub shell {
     my $command = to_ours(shift);
     # Without curl's progress.
     $command =~ s/\bcurl /curl -s /g;
+    $command =~ s/"(\w+):\$\(openssl passwd -apr1 (\w+)\)"/"'$1:" . crypt($2, 'ab') . "'"/e unless $has_openssl;
     open my $pipe, '-|', 'bash', '-c', "cd '$nginx->{dir}' && $command" or die "bash: $!\n";
     my $output = do { local $/; <$pipe> } // '';
     close $pipe;
+    # Fields of an answer's head have them.
+    $output =~ s/\r$//mg;
     return to_written($output);
 }
 
-# Runs the commands of a console block. Those that only ask are run until they show what they
-# should: nginx follows Consul in its own time.
+# Runs the commands of a console block. nginx follows Consul in its own time, so beside Consul those
+# that only ask are run until they show what they should. What is posted is there at once.
 sub console {
     my ($text, $line) = @_;
     my @parts = split /^\$ /m, $text;
+    my $waits = $text =~ /127\.0\.0\.1:8500/;
     shift @parts;
     for (@parts) {
         my ($command, $expected) = split /\n/, $_, 2;
-        $expected =~ s/\s+$//;
+        ($expected = timeless($expected)) =~ s/\s+$//;
         my $output;
         wait_until {
-            ($output = shell($command)) =~ s/\s+$//;
-            $output eq $expected || $command =~ /-X/;
+            ($output = timeless(shell($command))) =~ s/\s+$//;
+            $output eq $expected || !$waits || $command =~ / -X/;
         } 6;
         is($output, $expected, "README.md:$line: $command");
     }
@@ -147,7 +160,8 @@ subtest 'README.md' => sub {
 };
 
 subtest 'directives' => sub {
-    my $source = slurp('src/conf/directives.rs');
+    my $dyups = slurp('src/conf/dyups.rs');
+    my $source = slurp('src/conf/directives.rs') . $dyups;
     my %known = map { $_ => 1 } $source =~ /^\s*(?:command\()?c"([a-z_]+)",/mg, $source =~ /command\(c"([a-z_]+)"/g;
     my %documented = map { $_ => 1 } $readme =~ /^### ([a-z_]+)$/mg;
     is_deeply(\%documented, \%known, 'all and only they are documented');
@@ -155,30 +169,54 @@ subtest 'directives' => sub {
         like($readme, qr/^### $_\n\n- \*\*Syntax:\*\* `$_ [^`]*;`\n- \*\*Default:\*\* .+\n- \*\*Context:\*\* .+\n/m, $_)
             unless $_ eq 'upstream_show';
     }
+    my @obsolete = sort $dyups =~ /^\s*\(c"([a-z_]+)", "/mg;
+    my ($table) = $readme =~ /^### Without effect\n(.*?)^##/ms;
+    is(scalar @obsolete, 5, 'directives without effect');
+    is_deeply([$table =~ /^\| `([a-z_]+)` \| .+ \|$/mg], \@obsolete, 'all and only they are in their table');
     my @parameters = slurp('src/conf/upsync.rs') =~ /^\s+"([a-z_]+)" => &mut words/mg;
     cmp_ok(@parameters, '>', 4, 'parameters of upsync');
     ok($readme =~ /^- \*\*Syntax:\*\* `upsync .*\b$_=/m, $_) for @parameters;
 };
 
-subtest 'log lines' => sub {
-    my $source = join '', map { slurp($_) } glob('src/*.rs src/*/*.rs src/*/*/*.rs');
+# Texts that the code has: what stands for something else is left out, the rest is there.
+sub in_source {
+    my ($files, @texts) = @_;
+    my $source = join '', map { slurp($_) } glob $files;
+    # As the compiler reads them.
+    $source =~ s{^\s*//.*}{}mg;
     $source =~ s/\\"/"/g;
-    my ($section) = $readme =~ /^## What the log says\n(.*?)^## /ms;
-    my @lines = $section =~ /^\| `(.*?)` \|/mg;
-    cmp_ok(@lines, '>', 8, 'lines');
-    for my $line (@lines) {
-        # What stands for something else is left out, the rest is in the code.
-        my @parts = grep { /\w{3}/ } split /…|\bN\b|"NAME"|"KEY"|"FILE"|HOST:PORT|\/PATH/, $line;
+    $source =~ s/\\\n\s+//g;
+    for my $text (@texts) {
+        my @parts = grep { /\w{3}/ }
+            split /…|\bN\b|"?\b(?:NAME|KEY|FILE|FOLDER|CLIENT)\b"?|HOST:PORT|\/PATH/, $text;
         my @missing = grep { index($source, $_) < 0 } map { s/^[\s,:()]+|[\s,:()]+$//gr } @parts;
-        is_deeply(\@missing, [], $line);
+        is_deeply(\@missing, [], $text);
     }
+    return;
+}
+
+subtest 'log lines' => sub {
+    my ($section) = $readme =~ /^## What the log says\n(.*?)^## /ms;
+    my @lines = map { /`(.*?)`/g } $section =~ /^\| (`.*?`) \|/mg;
+    cmp_ok(@lines, '>', 8, 'lines');
+    in_source('src/*.rs src/*/*.rs src/*/*/*.rs', @lines);
+};
+
+subtest 'answers' => sub {
+    my ($section) = $readme =~ /^### Answers\n(.*?)^## /ms;
+    my @texts = map { /`(.*?)`/g } $section =~ /^\| [\d, ]+ \| (`.*?`) \|/mg;
+    cmp_ok(@texts, '>', 10, 'texts');
+    in_source('src/api/*.rs src/model/name.rs src/model/body.rs', @texts);
+    my %codes = map { $_ => 1 } slurp('src/api/answer.rs') =~ /dialect, (\d{3}),/g;
+    my %table = map { $_ => 1 } 200, map { /\d+/g } $section =~ /^\| ([\d, ]+) \|/mg;
+    is_deeply(\%table, \%codes, 'all and only codes that there are');
 };
 
 subtest 'links' => sub {
     for my $target ($readme =~ /\]\(([^)]+)\)/g) {
         if ($target =~ /^#(.*)/) {
             my $anchor = $1;
-            my @headings = map { lc(s/ /-/gr) } $readme =~ /^##+ (.*)$/mg;
+            my @headings = map { lc(s/[^\w -]//gr =~ s/ /-/gr) } $readme =~ /^##+ (.*)$/mg;
             ok((grep { $_ eq $anchor } @headings), $target);
         } elsif ($target !~ /^https:/) {
             ok(-e $target, $target);
@@ -206,6 +244,10 @@ $hello
 EOF
 my $empty = "\$ curl -X DELETE http://127.0.0.1:8500/v1/kv/upstreams/app/127.0.0.1:9000\ntrue\n";
 
+my $api = 'http://127.0.0.1:8081';
+my $switch = 'curl --unix-socket /run/upsync/api.sock';
+my $switched = 'http://localhost/upstream/app.example.com';
+
 sub service {
     my $weight = shift;
     return "\$ $register\n\$ $list?web\nUpstream name: web; Backend server count: 1\n"
@@ -223,6 +265,39 @@ my %files = (
     'tls.conf' => "\$ $put/app/127.0.0.1:9001\ntrue\n\$ $get\nhello by tls\n",
     # Its own test plays with it.
     'demo.conf' => $kv,
+    'posted.conf' => <<"EOF",
+\$ echo "admin:\$(openssl passwd -apr1 secret)" >> users
+\$ $get -H 'Host: app.example.com'
+$hello
+\$ curl -o /dev/null -w '%{http_code}' -d 'server 127.0.0.1:9001;' $api/upstream/app.example.com
+401
+\$ curl -u admin:secret -d 'server 127.0.0.1:9001;' $api/upstream/app.example.com
+success
+\$ $get -H 'Host: app.example.com'
+hello world by 127.0.0.1:9001
+\$ $get
+$hello
+\$ curl $api/list
+any
+app.example.com
+EOF
+    'switch.conf' => join('', map { "\$ $_->[0]\nsuccess\n\$ $get -H 'Host: app.example.com'\nhello world by $_->[1]\n" }
+        ["$switch -d 'server unix:/run/app-1.sock;' $switched", 'a socket'],
+        ["$switch -d 'server 127.0.0.1:9001;' $switched", '127.0.0.1:9001'],
+        ["$switch -d 'server upstream:green;' $switched", '127.0.0.1:9002'],
+        ["$switch -X DELETE $switched", '127.0.0.1:9000']),
+    'state.conf' => <<"EOF",
+\$ curl -o /dev/null -w '%{http_code}' -d 'server 127.0.0.1:9000;' $api/upstream/app.example.com
+405
+\$ curl -o /dev/null -w '%{http_code}' -H 'Origin: http://example.com' -d 'server 127.0.0.1:9000;' $api/write/upstream/app.example.com
+403
+\$ curl -d 'server 127.0.0.1:9000;' $api/write/upstream/app.example.com
+success
+\$ cat lists/app.example.com.conf
+upstream app.example.com {
+    server 127.0.0.1:9000 weight=1 max_fails=1 fail_timeout=10s;
+}
+EOF
 );
 
 is_deeply([sort keys %files], [map { s{.*/}{}r } glob 'nginx-conf/*.conf'], 'all files of nginx-conf/ are run');
@@ -245,6 +320,8 @@ events {}
 http {
     server { listen 127.0.0.1:9000; return 200 "hello world by 127.0.0.1:9000\\n"; }
     server { listen 127.0.0.1:9001 $ssl; $second return 200 "hello world by 127.0.0.1:9001\\n"; }
+    server { listen 127.0.0.1:9002; return 200 "hello world by 127.0.0.1:9002\\n"; }
+    server { listen unix:/run/app-1.sock; return 200 "hello world by a socket\\n"; }
 }
 EOF
     return $t->another_nginx($text)->run;
@@ -275,6 +352,12 @@ for my $file (sort keys %files) {
             is(shell("$list?app"), "Upstream name: app; Backend server count: 1\n        $one\n", 'started without Consul');
             is(shell($get), "$hello\n", 'it serves');
             $consul->resume;
+        }
+        if ($file eq 'state.conf') {
+            $nginx->stop;
+            $nginx->run;
+            is(shell("curl $api/list"), "any\napp.example.com\n", 'the list is there again');
+            is(shell("$get -H 'Host: app.example.com'"), "$hello\n", 'it serves');
         }
         $nginx->stop;
         undef $nginx;
