@@ -74,12 +74,13 @@ matrix-%:
 
 bench: setup build	## figures that hang on the machine's speed, kept in objs/bench.txt
 	@mkdir -p $(OBJS)
-	($(PROVE) -v t/latency.t t/zone.t t/churn.t) 2>&1 | tee $(OBJS)/bench.txt
+	($(PROVE) -v t/latency.t t/zone.t t/churn.t t/writes.t t/names.t) 2>&1 | tee $(OBJS)/bench.txt
 	@! grep -q '^Result: FAIL' $(OBJS)/bench.txt
 
-soak: setup build	## long runs: leaks over 20,000 cycles, reloads and kills, churn
+soak: setup build	## long runs: leaks over many cycles, reloads and kills, churn
 	TEST_CYCLES=20000 TEST_TIMES=100 TEST_SECONDS=120 $(MAKE) prove JOBS=1 \
 		TESTS="-v t/leak.t t/reload.t t/churn.t"
+	TEST_CYCLES=100000 TEST_TIMES=300 $(MAKE) prove JOBS=1 TESTS="-v t/posted.t t/state.t"
 
 fuzz:			## property tests with many more cases
 	PROPTEST_CASES=$${PROPTEST_CASES:-100000} cargo test --release --locked --no-default-features

@@ -41,6 +41,43 @@ impl Prepared {
     }
 }
 
+/// A file that is out of sight, under the name of a temporary file. Dropped, it is back.
+#[derive(Debug)]
+#[must_use = "the file goes by `commit` only"]
+pub struct Hidden {
+    path: PathBuf,
+    temporary: Option<Temporary>,
+}
+
+/// Takes a file out of sight. None there is fine.
+pub fn hide(path: &Path) -> io::Result<Hidden> {
+    let temporary = Temporary::take(path);
+    let hidden = match fs::rename(path, &temporary.0) {
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        renamed => renamed.map(|()| Some(temporary))?,
+    };
+    Ok(Hidden { path: path.to_owned(), temporary: hidden })
+}
+
+impl Hidden {
+    /// Removes the file, so that it does not come back after a crash.
+    pub fn commit(mut self) -> io::Result<()> {
+        if let Some(temporary) = self.temporary.take() {
+            absent(fs::remove_file(&temporary.0))?;
+        }
+        sync_folder_of(&self.path)
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            // Where it cannot go back, a change of the same upstream makes it anew.
+            let _ = fs::rename(&temporary.0, &self.path);
+        }
+    }
+}
+
 /// Writes a file that is there in place, for a folder where this process may make no files. A
 /// crash may cut it short.
 pub fn overwrite(path: &Path, content: &[u8]) -> io::Result<()> {

@@ -13,8 +13,9 @@ use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use crate::disk::{self, Prepared};
+use crate::disk::{self, Hidden, Prepared};
 use crate::model::Name;
 
 pub use load::Loaded;
@@ -26,6 +27,9 @@ const FOLDER_MODE: u32 = 0o700;
 /// Of each file.
 const FILE_MODE: u32 = 0o600;
 
+/// The file that says whose the folder is. No upstream has one of this name.
+const OWNER: &str = ".owner";
+
 /// How the names of state files end.
 const SUFFIX: &str = ".conf";
 
@@ -33,7 +37,7 @@ const SUFFIX: &str = ".conf";
 /// added to them.
 const UNCUT_MAX: usize = 200;
 
-/// The folder. Its files are written under a [`Lock`] only.
+/// The folder. Its files change under a [`Lock`] only.
 #[derive(Clone, Debug)]
 pub struct Folder(PathBuf);
 
@@ -45,7 +49,7 @@ pub struct Change(Step);
 #[derive(Debug)]
 enum Step {
     Replace(Prepared),
-    Remove(PathBuf),
+    Remove(Hidden),
 }
 
 impl Folder {
@@ -110,9 +114,28 @@ impl Folder {
         warnings
     }
 
-    /// Waits until no other process or thread holds the folder.
+    /// Says that the folder is that of the nginx whose master is `master`.
+    pub fn own(&self, master: i32) -> io::Result<()> {
+        if self.owner() == Some(master) {
+            return Ok(());
+        }
+        // Workers read it, and the master may be another user.
+        disk::prepare(&self.0.join(OWNER), format!("{master}\n").as_bytes(), 0o644)?.commit()
+    }
+
+    /// The master of the nginx that has the folder, if one was ever said to.
+    pub fn owner(&self) -> Option<i32> {
+        fs::read_to_string(self.0.join(OWNER)).ok()?.trim_end().parse().ok()
+    }
+
+    /// Waits until no other process or thread holds the folder, for 10 seconds at most.
     pub fn lock(&self) -> io::Result<Lock> {
-        Lock::wait(&self.0)
+        self.lock_within(Duration::from_secs(10))
+    }
+
+    /// The same, with another longest wait. Whoever may read the folder may lock it, and for ever.
+    pub fn lock_within(&self, at_most: Duration) -> io::Result<Lock> {
+        Lock::wait(&self.0, at_most)
     }
 
     /// Writes what the file of an upstream is to become: `text`, an `upstream` block of this name.
@@ -122,14 +145,13 @@ impl Folder {
     }
 
     /// The end of the file of an upstream, whether there is one or not.
-    pub fn prepare_removal(&self, _: &Lock, name: &Name) -> Change {
-        Change(Step::Remove(self.file(name)))
+    pub fn prepare_removal(&self, _: &Lock, name: &Name) -> io::Result<Change> {
+        Ok(Change(Step::Remove(disk::hide(&self.file(name))?)))
     }
 
-    /// Removes the file of an upstream that has no use for it any more, whether there is one or
-    /// not, without the lock: the master waits for no worker.
-    pub fn forget(&self, name: &Name) -> io::Result<()> {
-        disk::remove(&self.file(name))
+    /// Whether there is a file of an upstream.
+    pub fn has(&self, name: &Name) -> bool {
+        self.file(name).symlink_metadata().is_ok()
     }
 
     fn file(&self, name: &Name) -> PathBuf {
@@ -143,7 +165,7 @@ impl Change {
     pub fn commit(self) -> io::Result<()> {
         match self.0 {
             Step::Replace(prepared) => prepared.commit(),
-            Step::Remove(path) => disk::remove(&path),
+            Step::Remove(hidden) => hidden.commit(),
         }
     }
 }

@@ -35,6 +35,7 @@ fn log(level: u32, message: std::fmt::Arguments<'_>) {
 ///
 /// Called from `init_process` of a worker, with the settings of its cycle.
 pub unsafe fn start(main: &Main, nginx_cycle: *mut ngx_cycle_t) {
+    cycle::remember_master();
     let Some(zone) = main.zone.get() else {
         return;
     };

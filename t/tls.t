@@ -5,6 +5,7 @@
 use strict;
 use warnings;
 
+use IO::Socket::IP;
 use Test::More;
 
 use lib 't/lib';
@@ -118,5 +119,74 @@ for my $number (sort keys %protocols) {
         is_deeply(sessions("$kept/again", 6), { $one => 'rr', $two => 'rr', $three => 'rr' }, 'the sessions are used again');
     };
 }
+
+# All names made at run time keep their connections in the one keepalive of their template, where
+# nginx finds them by the server's address. One that was opened for a name is not another's.
+subtest 'names with the same server' => sub {
+    my $socket = $t->testdir . '/tls.sock';
+    my ($v6) = IO::Socket::IP->new(LocalHost => '::1', Listen => 1) ? 'listen [::1]:%%PORT_2%% ssl;' : '';
+    my $other = $t->another_nginx(<<"EOF");
+%%TEST_GLOBALS%%
+worker_processes 1;
+events {}
+http {
+    %%TEST_GLOBALS_HTTP%%
+    dyups_upstream any;
+    upstream any {
+        dyups \$http_host;
+        keepalive 16;
+    }
+    server {
+        listen 127.0.0.1:%%PORT_3%%;
+        proxy_http_version 1.1;
+        proxy_set_header Connection "";
+        proxy_ssl_server_name on;
+        proxy_ssl_name \$http_host;
+        location /api/ { dyups_interface; }
+        location /named { proxy_pass https://\$http_host; }
+        location /any { proxy_pass https://any; }
+        location /plain { proxy_pass http://any; }
+    }
+    server {
+        listen 127.0.0.1:%%PORT_2%% ssl;
+        listen unix:$socket ssl;
+        $v6
+        ssl_certificate $certificate;
+        ssl_certificate_key $key;
+        return 200 "\$ssl_server_name \$connection";
+    }
+    server {
+        listen 127.0.0.1:%%PORT_4%%;
+        return 200 "\$http_host \$connection";
+    }
+}
+EOF
+    $other->run;
+    my $ask = sub { http_get($t->port(3), $_[0], host => $_[1])->{body} };
+    my $post = sub { http('POST', $t->port(3), "/api/upstream/$_[0]", body => "server $_[1];") };
+    my %servers = (ipv4 => '127.0.0.1:' . $t->port(2), unix => "unix:$socket");
+    $servers{ipv6} = '[::1]:' . $t->port(2) if $v6;
+    for my $kind (sort keys %servers) {
+        my @names = map { "$kind-$_.example" } 'a', 'b';
+        is($post->($_, $servers{$kind})->{body}, 'success', "$_ posted") for @names;
+        for my $uri ('/named', '/any') {
+            my %connections;
+            for (1 .. 5) {
+                for my $name (@names) {
+                    my ($asked, $connection) = split ' ', $ask->($uri, $name);
+                    is($asked, $name, "$uri: a connection of $name");
+                    $connections{$name}{$connection} = 1;
+                }
+            }
+            is_deeply([map { scalar keys %{ $connections{$_} } } @names], [1, 1], 'which is used again');
+        }
+    }
+    # Without TLS nothing tells one connection from another.
+    my %connections;
+    is($post->($_, '127.0.0.1:' . $t->port(4))->{body}, 'success', "$_ posted") for 'a', 'b';
+    $connections{ (split ' ', $ask->('/plain', $_))[1] } = 1 for ('a', 'b') x 3;
+    is(keys %connections, 1, 'one connection for all names without TLS');
+    $other->stop;
+};
 
 $t->done;

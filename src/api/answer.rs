@@ -242,6 +242,17 @@ impl Answer {
         Self::message(dialect, 500, "the body of the request cannot be read")
     }
 
+    /// 503: the state folder is that of another nginx, so that a change here would undo those there.
+    pub fn not_the_owner(dialect: Dialect, owner: i32) -> Self {
+        let text = format!("nginx of process {owner} has \"dyups_state_path\" now, ask that one");
+        Self::message(dialect, 503, text)
+    }
+
+    /// 503: this worker has more changes to make than it keeps waiting.
+    pub fn busy(dialect: Dialect) -> Self {
+        Self::message(dialect, 503, "too many changes are waiting, try again")
+    }
+
     /// 503: a worker of an older configuration changes nothing.
     pub fn shutting_down(dialect: Dialect) -> Self {
         Self::message(dialect, 503, "nginx is shutting down, try again")

@@ -6,7 +6,7 @@ use nginx_sys::{NGX_LOG_NOTICE, ngx_cycle};
 
 use super::answer::{Answer, Keepalive};
 use super::mail::Request;
-use super::plan::{self, Current, Plan, Refused};
+use super::plan::{self, Current, Plan, Refused, Wanted};
 use super::route::Dialect;
 use crate::conf::initial::configured;
 use crate::conf::settings::{Main, Server};
@@ -18,6 +18,16 @@ use crate::shm::zone::Zone;
 pub struct Clerk {
     main: NonNull<Main>,
     zone: Zone,
+}
+
+/// A change that was worked out.
+pub struct Planned {
+    /// What it was worked out from.
+    pub base: Base,
+    /// What is to be done.
+    pub plan: Plan,
+    /// What is to be answered when that is done.
+    pub answer: Answer,
 }
 
 impl Clerk {
@@ -39,8 +49,8 @@ impl Clerk {
         self.main().upstream(name.as_str()).map(|(_, server)| server)
     }
 
-    /// What a request comes to, and what that was worked out from.
-    pub fn plan(&self, name: &Name, request: &Request) -> Result<(Base, Plan), Answer> {
+    /// What a request comes to.
+    pub fn plan(&self, name: &Name, request: &Request) -> Result<Planned, Answer> {
         let dialect = request.dialect;
         let base = Base::of(self.zone, name.clone());
         let server = self.server(name);
@@ -57,12 +67,21 @@ impl Clerk {
             let missing = server.map_or(Keepalive::Template, |_| Keepalive::Block(name));
             return Err(Answer::refused_keepalive(dialect, place, missing));
         }
-        let plan = plan::plan(&request.wanted, self.current(&base, name), |name| self.group(name));
-        Ok((base, plan.map_err(|why| refusal(dialect, name, why))?))
+        let current = self.current(&base, name);
+        let is_gone = request.wanted == Wanted::Delete && current.list.is_none();
+        let plan = plan::plan(&request.wanted, current, |name| self.group(name))
+            .map_err(|why| refusal(dialect, name, why))?;
+        let mut answer = match is_gone {
+            true => Answer::unknown_upstream(dialect, name),
+            false => Answer::success(dialect),
+        };
+        // Who sets it is told what is in force.
+        answer.keepalive = request.keepalive.and_then(|_| self.keepalive(name));
+        Ok(Planned { base, plan, answer })
     }
 
     /// The idle connections that each worker keeps for an upstream.
-    pub fn keepalive(&self, name: &Name) -> Option<u32> {
+    fn keepalive(&self, name: &Name) -> Option<u32> {
         match self.server(name) {
             Some(server) => server.keepalive_in_force(),
             None => self.main().template_keepalive(),

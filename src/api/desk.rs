@@ -22,6 +22,7 @@ use super::route::Dialect;
 use super::send::send;
 use crate::conf::settings::Main;
 use crate::model::Name;
+use crate::ngx::boundary::guarded;
 use crate::ngx::pool;
 use crate::ngx::thread::with_signals_blocked;
 use crate::ngx::wake::{self, Wake, Watch};
@@ -30,6 +31,9 @@ use crate::shm::zone::Zone;
 
 /// The most changes that are worked on at a time. More wait for their turn.
 const THREADS_MAX: usize = 32;
+
+/// The most changes that wait for a thread, each with its body.
+const WAITING_MAX: usize = 1000;
 
 /// Of a thread, in bytes. A body of 100,000 servers lies on the heap.
 const STACK: usize = 512 * 1024;
@@ -57,11 +61,9 @@ struct Pending {
     name: Name,
     /// Who asks, for the log.
     client: String,
-    /// What the change was worked out from.
-    base: Option<Base>,
     dialect: Dialect,
-    /// Whether the body sets `keepalive`.
-    sets_keepalive: bool,
+    /// What the change was worked out from, and what is answered when it is made.
+    planned: Option<(Base, Answer)>,
 }
 
 /// Dropped with its request's pool, so that nobody answers a request that is gone.
@@ -115,6 +117,10 @@ impl Desk {
     /// # Safety
     ///
     /// `request` is a request whose body has been read, counted once more for this.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::QuotaExceeded`] where too many changes wait; what else there is not.
     pub unsafe fn begin(
         self: &Rc<Self>,
         request: NonNull<ngx_http_request_t>,
@@ -123,6 +129,9 @@ impl Desk {
     ) -> io::Result<()> {
         let id = self.last.get() + 1;
         self.last.set(id);
+        if self.waiting.borrow().len() >= WAITING_MAX {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
         self.open()?;
         // SAFETY: the caller's request has a pool.
         let guard =
@@ -132,14 +141,8 @@ impl Desk {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
         let name = job.write.name().clone();
-        let pending = Pending {
-            request: Some(request),
-            name,
-            client,
-            base: None,
-            dialect: job.dialect,
-            sets_keepalive: false,
-        };
+        let pending =
+            Pending { request: Some(request), name, client, dialect: job.dialect, planned: None };
         self.pending.borrow_mut().insert(id, pending);
         self.waiting.borrow_mut().push_back((id, job));
         self.start_waiting();
@@ -203,25 +206,31 @@ impl Desk {
 
     fn read_mail(&self) {
         let letters = self.open.borrow().as_ref().map(|open| open.mail.take());
-        for Letter { job, ask, reply } in letters.into_iter().flatten() {
-            let said = match ask {
-                Ask::Put(request) => self.put(job, &request),
-                Ask::Plan(request) => self.plan(job, &request).map_or_else(|r| r, Reply::Planned),
-                Ask::Publish(plan) => self.publish(job, &plan),
-                Ask::Done { answer, error } => {
-                    if let Some(error) = error {
-                        log(NGX_LOG_ERR, format_args!("{error}"));
-                    }
-                    self.running.set(self.running.get().saturating_sub(1));
-                    self.end(job, &answer);
-                    continue;
-                }
-            };
-            // A thread that waits no more has said how it ended.
-            let _ = reply.send(said);
+        for letter in letters.into_iter().flatten() {
+            // A panic is that of one change, whose thread is told nothing.
+            guarded((), || self.read(letter));
         }
         self.start_waiting();
         self.rest_if_idle();
+    }
+
+    fn read(&self, Letter { job, ask, reply }: Letter) {
+        let said = match ask {
+            Ask::Put(request) => self.put(job, &request),
+            Ask::Plan(request) => self.plan(job, &request).map_or_else(|r| r, Reply::Planned),
+            Ask::Publish(plan) => self.publish(job, &plan),
+            Ask::Done { answer, error } => {
+                if let Some(error) = error {
+                    log(NGX_LOG_ERR, format_args!("{error}"));
+                }
+                self.running.set(self.running.get().saturating_sub(1));
+                return self.end(job, &answer);
+            }
+        };
+        if let Some(reply) = reply {
+            // A thread that waits no more has said how it ended.
+            let _ = reply.send(said);
+        }
     }
 
     /// Works out a change and puts it in force, again if somebody else came first.
@@ -242,37 +251,28 @@ impl Desk {
         let mut pending = self.pending.borrow_mut();
         let gone = || Reply::Refused(Answer::shutting_down(request.dialect));
         let pending = pending.get_mut(&job).ok_or_else(gone)?;
-        let (base, plan) = self.clerk.plan(&pending.name, request).map_err(Reply::Refused)?;
-        pending.base = Some(base);
+        let planned = self.clerk.plan(&pending.name, request).map_err(Reply::Refused)?;
         pending.dialect = request.dialect;
-        pending.sets_keepalive = request.keepalive.is_some();
-        Ok(plan)
+        pending.planned = Some((planned.base, planned.answer));
+        Ok(planned.plan)
     }
 
     fn publish(&self, job: u64, plan: &Plan) -> Reply {
         let pending = self.pending.borrow();
-        let Some((pending, base)) =
-            pending.get(&job).and_then(|pending| Some((pending, pending.base.as_ref()?)))
+        let found = pending.get(&job);
+        let Some((pending, (base, answer))) =
+            found.and_then(|pending| Some((pending, pending.planned.as_ref()?)))
         else {
             return Reply::Changed;
         };
         let Pending { name, client, dialect, .. } = pending;
         match self.clerk.publish(base, plan, name, client) {
-            Ok(()) => Reply::Published(self.success(pending)),
+            Ok(()) => Reply::Published(answer.clone()),
             Err(PostError::Changed) => Reply::Changed,
             Err(PostError::Full(_)) => Reply::Refused(Answer::out_of_memory(*dialect)),
             Err(PostError::Superseded) => Reply::Refused(Answer::shutting_down(*dialect)),
             Err(PostError::Followed) => Reply::Refused(Answer::follows_consul(*dialect, name)),
         }
-    }
-
-    /// Who sets `keepalive` is told what is in force.
-    fn success(&self, pending: &Pending) -> Answer {
-        let mut answer = Answer::success(pending.dialect);
-        if pending.sets_keepalive {
-            answer.keepalive = self.clerk.keepalive(&pending.name);
-        }
-        answer
     }
 
     /// Answers a request, if nginx still has it.

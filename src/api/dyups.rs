@@ -1,6 +1,7 @@
 //! The content handler of `dyups_interface`.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::rc::Rc;
@@ -15,7 +16,7 @@ use nginx_sys::{
 
 use super::answer::{Answer, Dialect};
 use super::desk::Desk;
-use super::job::{Bytes, Job};
+use super::job::{Bytes, Job, Kept};
 use super::route::{Access, Method, Read, Route, route};
 use super::send::send;
 use super::shown::{self, Shown};
@@ -93,15 +94,21 @@ unsafe fn begin(request: *mut ngx_http_request_t) -> Result<(), Answer> {
         }
         let main = Main::of_request(request).ok_or_else(failed)?;
         let desk = desk(main).ok_or_else(failed)?;
-        let folder = main.state_path.get().map(|path| Folder::open(path.as_ref()));
+        let kept = main.state_path.get().map(|path| Kept {
+            folder: Folder::open(path.as_ref()),
+            is_other: cycle::is_other_master,
+        });
         let content_type = content_type(request).to_vec();
-        let job = Job { write, body, content_type, dialect, folder };
+        let job = Job { write, body, content_type, dialect, kept };
         let client = (*(*request).connection).addr_text.to_string();
         let request = NonNull::new(request).ok_or_else(failed)?;
         desk.begin(request, client, job).map_err(|error| {
             let log = (*(*request.as_ptr()).connection).log;
             ngx::ngx_log_error!(NGX_LOG_ERR, log, "upsync: cannot begin a change: {error}");
-            failed()
+            match error.kind() {
+                ErrorKind::QuotaExceeded => Answer::busy(dialect),
+                _ => failed(),
+            }
         })
     }
 }
@@ -139,9 +146,8 @@ unsafe fn path<'a>(request: *const ngx_http_request_t) -> &'a [u8] {
     unsafe {
         let location = (*(*request).loc_conf.add(ngx_http_core_module.ctx_index))
             .cast::<ngx_http_core_loc_conf_t>();
-        let path = std::slice::from_raw_parts((*request).uri.data, (*request).uri.len);
-        let prefix = std::slice::from_raw_parts((*location).name.data, (*location).name.len);
-        path.strip_prefix(prefix).unwrap_or(path)
+        let path = (*request).uri.as_bytes();
+        path.strip_prefix((*location).name.as_bytes()).unwrap_or(path)
     }
 }
 
@@ -165,7 +171,7 @@ unsafe fn field<'a>(request: *const ngx_http_request_t, name: &[u8]) -> &'a [u8]
             for i in 0..fields.nelts {
                 let field = &*fields.elts.cast::<ngx_table_elt_t>().add(i);
                 if field.key.as_bytes().eq_ignore_ascii_case(name) {
-                    return std::slice::from_raw_parts(field.value.data, field.value.len);
+                    return field.value.as_bytes();
                 }
             }
             part = fields.next;
@@ -192,16 +198,19 @@ unsafe fn body(request: *const ngx_http_request_t) -> Option<Vec<Bytes>> {
 
 /// The content of one buffer; nothing in it if it is empty.
 unsafe fn bytes(buffer: &ngx_buf_t) -> Option<Option<Bytes>> {
-    // SAFETY: a buffer of a body is a run of memory or of an open file.
+    // SAFETY: a buffer of a body is a run of memory or of an open file, or has neither.
     unsafe {
         if buffer.in_file() != 0 {
             let file = BorrowedFd::borrow_raw((*buffer.file).fd).try_clone_to_owned().ok()?;
             let range = buffer.file_pos as u64..buffer.file_last as u64;
             return Some((!range.is_empty()).then(|| Bytes::File(File::from(file), range)));
         }
+        // The last one of a chunked body says that it is the last and holds nothing.
+        if buffer.pos.is_null() || buffer.pos == buffer.last {
+            return Some(None);
+        }
         let len = usize::try_from(buffer.last.offset_from(buffer.pos)).ok()?;
-        let memory = std::slice::from_raw_parts(buffer.pos, len);
-        Some((len > 0).then(|| Bytes::Memory(memory.to_vec())))
+        Some(Some(Bytes::Memory(std::slice::from_raw_parts(buffer.pos, len).to_vec())))
     }
 }
 

@@ -34,7 +34,6 @@ pub enum Bytes {
 }
 
 /// A change to be made.
-#[derive(Debug)]
 pub struct Job {
     /// What the request asks for.
     pub write: Write,
@@ -45,7 +44,15 @@ pub struct Job {
     /// How it wants to be answered, if the body does not say.
     pub dialect: Dialect,
     /// Where lists are kept over a restart.
-    pub folder: Option<Folder>,
+    pub kept: Option<Kept>,
+}
+
+/// Where lists are kept over a restart.
+pub struct Kept {
+    /// The folder.
+    pub folder: Folder,
+    /// Whether a process is the living master of another nginx, whose the folder may be now.
+    pub is_other: fn(i32) -> bool,
 }
 
 /// How it ended.
@@ -78,9 +85,9 @@ impl Job {
         let reader = Reader { is_json, dialect };
         let name = self.write.name().clone();
         let request = reader.request(self.write, &bytes)?;
-        match &self.folder {
+        match &self.kept {
             None => Ok(put(line, Ask::Put(request), dialect)?.into()),
-            Some(folder) => Keeper { folder, name, dialect }.put(line, &request),
+            Some(kept) => Keeper { kept, name, dialect }.put(line, &request),
         }
     }
 }
@@ -207,7 +214,7 @@ fn host(server: &Server) -> Option<&str> {
 /// Keeps lists on disk. While the lock is held no other worker makes a change, so a file never
 /// holds an older list than the one in force.
 struct Keeper<'a> {
-    folder: &'a Folder,
+    kept: &'a Kept,
     name: Name,
     dialect: Dialect,
 }
@@ -216,7 +223,11 @@ impl Keeper<'_> {
     /// The file is made before the list is in force, and takes its place after it: what can fail
     /// fails before anything has changed.
     fn put(&self, line: &Line, request: &Request) -> Result<End, End> {
-        let lock = self.folder.lock().map_err(|error| self.save_failed(&error))?;
+        let lock = self.kept.folder.lock().map_err(|error| self.save_failed(&error))?;
+        // While its binary is upgraded, nginx runs twice; the later one has read the files.
+        if let Some(owner) = self.kept.folder.owner().filter(|&owner| (self.kept.is_other)(owner)) {
+            return Err(Answer::not_the_owner(self.dialect, owner).into());
+        }
         loop {
             let plan = match line.ask(Ask::Plan(request.clone())) {
                 Some(Reply::Planned(plan)) => plan,
@@ -238,9 +249,9 @@ impl Keeper<'_> {
             Plan::Put(list) => {
                 let servers = list.peers().iter().map(|peer| (&peer.address, peer.parameters));
                 let text = body::render_upstream(self.name.as_str(), servers);
-                self.folder.prepare_list(lock, &self.name, &text)
+                self.kept.folder.prepare_list(lock, &self.name, &text)
             }
-            Plan::Remove => Ok(self.folder.prepare_removal(lock, &self.name)),
+            Plan::Remove => self.kept.folder.prepare_removal(lock, &self.name),
         }
     }
 

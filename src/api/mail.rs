@@ -3,7 +3,7 @@
 
 use std::mem;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Sender};
 
 use parking_lot::Mutex;
 
@@ -61,8 +61,8 @@ pub struct Letter {
     pub job: u64,
     /// The message.
     pub ask: Ask,
-    /// Where the reply goes.
-    pub reply: Sender<Reply>,
+    /// Where the reply goes, if one is waited for.
+    pub reply: Option<Sender<Reply>>,
 }
 
 /// The messages of all threads of one worker.
@@ -96,29 +96,83 @@ impl Mail {
 pub struct Line {
     job: u64,
     mail: Arc<Mail>,
-    reply: Sender<Reply>,
-    replies: Receiver<Reply>,
 }
 
 impl Line {
     /// Of the thread that works on a change.
     pub fn new(job: u64, mail: Arc<Mail>) -> Self {
-        let (reply, replies) = mpsc::channel();
-        Self { job, mail, reply, replies }
+        Self { job, mail }
     }
 
-    /// Asks the worker and waits for what it says.
+    /// Asks the worker and waits for what it says; nothing if it cannot say anything any more.
     pub fn ask(&self, ask: Ask) -> Option<Reply> {
-        self.put(ask);
-        self.replies.recv().ok()
+        let (reply, said) = mpsc::channel();
+        self.mail.put(Letter { job: self.job, ask, reply: Some(reply) });
+        said.recv().ok()
     }
 
     /// Says how it ended.
     pub fn done(&self, answer: Answer, error: Option<String>) {
-        self.put(Ask::Done { answer, error });
+        self.mail.put(Letter { job: self.job, ask: Ask::Done { answer, error }, reply: None });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::List;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+
+    fn mail() -> (Arc<Mail>, Arc<AtomicUsize>) {
+        let wakes = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&wakes);
+        let wake = move || {
+            counter.fetch_add(1, Ordering::SeqCst);
+        };
+        (Arc::new(Mail::new(wake)), wakes)
     }
 
-    fn put(&self, ask: Ask) {
-        self.mail.put(Letter { job: self.job, ask, reply: self.reply.clone() });
+    fn letter(mail: &Mail) -> Letter {
+        loop {
+            if let Some(letter) = mail.take().pop() {
+                return letter;
+            }
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_question_waits_for_its_reply() {
+        let (mail, wakes) = mail();
+        let line = Line::new(7, Arc::clone(&mail));
+        let ask = || Ask::Publish(Plan::Put(List::default()));
+        let thread = thread::spawn(move || line.ask(ask()).is_some());
+        let letter = letter(&mail);
+        assert_eq!(letter.job, 7);
+        letter.reply.unwrap().send(Reply::Changed).unwrap();
+        assert!(thread.join().unwrap());
+        assert_eq!(wakes.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn a_letter_that_is_lost_leaves_nobody_waiting() {
+        let (mail, _) = mail();
+        let line = Line::new(7, Arc::clone(&mail));
+        let thread = thread::spawn(move || line.ask(Ask::Publish(Plan::Remove)).is_none());
+        drop(letter(&mail));
+        assert!(thread.join().unwrap());
+    }
+
+    #[test]
+    fn letters_wake_once_until_they_are_taken() {
+        let (mail, wakes) = mail();
+        let line = Line::new(1, Arc::clone(&mail));
+        for _ in 0..2 {
+            line.done(Answer::success(Dialect::Text), None);
+            line.done(Answer::success(Dialect::Text), None);
+            assert_eq!(mail.take().len(), 2);
+        }
+        assert_eq!(wakes.load(Ordering::SeqCst), 2);
     }
 }

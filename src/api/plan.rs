@@ -85,8 +85,9 @@ pub fn plan(
             patched(existing?, address, parameters).map(Plan::Put)
         }
         Wanted::Remove(address) => without(&existing?, address).map(Plan::Put),
-        Wanted::Delete if current.is_configured => existing.map(|_| Plan::Put(List::default())),
-        Wanted::Delete => existing.map(|_| Plan::Remove),
+        // Also of an upstream that is gone: a file that a crash left of it goes, too.
+        Wanted::Delete if current.is_configured => Ok(Plan::Put(List::default())),
+        Wanted::Delete => Ok(Plan::Remove),
         Wanted::Reset if current.is_configured => Ok(Plan::Remove),
         Wanted::Reset => Err(Refused::NotConfigured),
     }
@@ -237,7 +238,8 @@ mod tests {
     fn what_nginx_conf_has_is_emptied_and_anything_else_removed() {
         assert_eq!(after(Wanted::Delete, Some(list(&[A])), true), Ok(Plan::Put(List::default())));
         assert_eq!(after(Wanted::Delete, Some(list(&[A])), false), Ok(Plan::Remove));
-        assert_eq!(after(Wanted::Delete, None, true), Err(Refused::NoUpstream));
+        assert_eq!(after(Wanted::Delete, None, true), Ok(Plan::Put(List::default())));
+        assert_eq!(after(Wanted::Delete, None, false), Ok(Plan::Remove));
         assert_eq!(after(Wanted::Reset, None, true), Ok(Plan::Remove));
         assert_eq!(after(Wanted::Reset, Some(list(&[A])), false), Err(Refused::NotConfigured));
     }

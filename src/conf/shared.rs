@@ -150,7 +150,8 @@ fn publish_initial(
 ) -> Result<(), ZoneError> {
     let (list, origin) = initial::list(main, synced, may_fetch)
         .map_err(|cause| ZoneError::Initial { upstream: synced.name(), cause })?;
-    if list.is_empty() && origin == Origin::Config {
+    // One that was posted before the upstream had a source goes in any case.
+    if list.is_empty() && origin == Origin::Config && upstream.origin() != Origin::Api {
         return Ok(());
     }
     upstream
@@ -206,7 +207,7 @@ fn catch_up(zone: Zone, last: Zone, log: *mut ngx_log_t) {
 }
 
 /// The lists that were posted to a zone.
-fn posted(zone: Zone) -> impl Iterator<Item = (Name, List)> {
+pub fn posted(zone: Zone) -> impl Iterator<Item = (Name, List)> {
     let all = Upstream::all(zone).into_iter();
     all.filter(|(upstream, _)| upstream.origin() == Origin::Api)
         .filter_map(|(upstream, name)| Some((Name::parse(&name).ok()?, upstream.block()?.1.list())))

@@ -33,6 +33,10 @@ pub unsafe fn find(cf: *mut ngx_conf_t, main: &Main) -> bool {
                 "no upstream \"{name}\" for \"dyups_upstream\", expected the name of an \"upstream\" block"
             )),
         },
+        None if main.upstream(&HIDDEN.to_string_lossy()).is_some() => Err(format!(
+            "the name \"{}\" of an upstream is taken, expected another",
+            HIDDEN.to_string_lossy()
+        )),
         // SAFETY: the caller's word.
         None => unsafe { hidden(cf) }.ok_or_else(|| "out of memory".to_owned()),
     };

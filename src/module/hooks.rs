@@ -141,7 +141,7 @@ unsafe fn posted(
         // SAFETY: the value was compiled with the configuration; nginx fills the name.
         let result = unsafe { ngx_http_complex_value(request, value.as_ptr(), &mut name) };
         if result == NGX_OK as ngx_int_t
-            && let Some(posted) = names.find(name.as_bytes()).filter(|posted| posted.has_servers())
+            && let Some(posted) = names.find(name.as_bytes()).filter(|posted| posted.is_public())
         {
             return Some(posted);
         }

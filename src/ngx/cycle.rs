@@ -1,5 +1,7 @@
 //! What process this is, and what nginx is doing with its configuration.
 
+use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
+
 use nginx_sys::{
     NGX_PROCESS_SIGNALLER, NGX_PROCESS_SINGLE, NGX_PROCESS_WORKER, ngx_core_conf_t,
     ngx_core_module, ngx_cycle, ngx_cycle_t, ngx_exiting, ngx_process, ngx_quit, ngx_terminate,
@@ -40,6 +42,32 @@ pub fn is_start() -> bool {
     // SAFETY: while a configuration is read, `ngx_cycle` is the one before it: at start one with
     // no `conf_ctx`, which is what nginx's own `ngx_is_init_cycle()` asks.
     unsafe { ngx_cycle.as_ref().is_none_or(|cycle| cycle.conf_ctx.is_null()) }
+}
+
+/// The master of this process, or itself if it has none or is it.
+pub fn master() -> i32 {
+    // SAFETY: plain questions; the integer is written by this thread only, before it starts others.
+    unsafe {
+        if ngx_process as u32 == NGX_PROCESS_WORKER { libc::getppid() } else { libc::getpid() }
+    }
+}
+
+/// The master that this worker began with.
+static MASTER: AtomicI32 = AtomicI32::new(0);
+
+/// Notes this worker's master, when the worker starts.
+pub fn remember_master() {
+    MASTER.store(master(), Relaxed);
+}
+
+/// Whether the master of this worker is still there.
+pub fn has_master() -> bool {
+    MASTER.load(Relaxed) == master()
+}
+
+/// Whether a process lives and is not the master of this one.
+pub fn is_other_master(pid: i32) -> bool {
+    pid > 0 && pid != master() && is_alive(pid)
 }
 
 /// How many workers there are.

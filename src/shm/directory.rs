@@ -51,7 +51,10 @@ impl Upstream {
     /// The upstreams whose list was posted, as of now, with the names of those that are not known.
     pub fn posted(zone: Zone, is_known: impl Fn(Self) -> bool) -> Vec<(Self, Option<Box<[u8]>>)> {
         let locked = zone.lock();
-        let posted = linked(&locked).filter(|upstream| upstream.origin() == Origin::Api);
+        // Without a block it is one whose removal was cut short.
+        let posted = linked(&locked).filter(|upstream| {
+            upstream.origin() == Origin::Api && block_offset(upstream.published()) != 0
+        });
         let named = |upstream: Self| {
             (upstream, (!is_known(upstream)).then(|| upstream.name(&locked).into()))
         };
@@ -66,6 +69,11 @@ impl Upstream {
     /// What the zone holds of it; of another upstream, if [`Upstream::is_gone`].
     pub fn entry(&self) -> &Entry {
         entry(&self.zone, self.offset)
+    }
+
+    /// Tells it from all others in the zone, also those that had the entry before.
+    pub fn id(&self) -> u64 {
+        ((self.offset / 8) << 32) | u64::from(self.generation)
     }
 
     /// Whether its name has lost the entry. Certain only under the lock.
@@ -101,10 +109,11 @@ impl Upstream {
     /// Says where the list in force came from. Whoever keeps the names of posted lists is told.
     pub(super) fn set_origin(&self, origin: Origin) {
         let last = self.origin();
-        self.entry().origin.store(origin as u32, Release);
+        // Before the store: who is told too early looks under the lock, who is not told never does.
         if last != origin && (last == Origin::Api || origin == Origin::Api) {
             self.zone.header().names.fetch_add(1, Release);
         }
+        self.entry().origin.store(origin as u32, Release);
     }
 
     /// Says that the upstream follows a source in this configuration.

@@ -157,8 +157,8 @@ fn remove(locked: &Locked, upstream: Upstream, block: Option<&Block>) {
     let last = upstream.published();
     header.retired.store(0, Relaxed);
     header.pending.store(block_offset(last), Release);
-    upstream.entry().published.store(successor(last, 0), Release);
     header.names.fetch_add(1, Release);
+    upstream.entry().published.store(successor(last, 0), Release);
     unlink(locked, upstream);
     for record in block.map_or(&[][..], Block::records) {
         push_slot(locked.zone(), record.slot);

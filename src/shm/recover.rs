@@ -39,6 +39,8 @@ pub(super) fn recover(locked: &Locked) {
         // SAFETY: allocated, and neither published nor linked: nothing refers to it.
         unsafe { locked.free(pending) };
     }
+    // Whoever looked meanwhile may have seen half a change.
+    zone.header().names.fetch_add(1, Relaxed);
     remove_halves(locked);
     sweep(locked);
     directory::sweep(locked);

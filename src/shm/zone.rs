@@ -117,18 +117,19 @@ impl Zone {
     /// Waits for the mutex. It is held for microseconds: by a writer for one copy of a list, by
     /// a reader the same.
     pub fn lock(&self) -> Locked {
-        if cycle::is_worker() {
+        if cycle::is_worker() && cycle::has_master() {
             // SAFETY: nginx initialised the mutex with the pool.
             unsafe { ngx_shmtx_lock(&raw mut (*self.pool.as_ptr()).mutex) };
         } else {
-            self.lock_in_master();
+            self.lock_from_the_dead();
         }
         Locked { zone: *self }
     }
 
     /// The master releases the mutex of a worker that died, but not while it reads a
     /// configuration: then it must not wait for a dead one, or nginx would stand still for ever.
-    fn lock_in_master(&self) {
+    /// Nor must a worker whose master is dead itself.
+    fn lock_from_the_dead(&self) {
         // SAFETY: nginx initialised the mutex with the pool; its lock word is the holder's pid.
         unsafe {
             let mutex = &raw mut (*self.pool.as_ptr()).mutex;

@@ -8,6 +8,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex};
 use thiserror::Error;
 
 /// In bytes. What the C library's modules for names take of it is not ours to bound.
@@ -74,24 +75,63 @@ pub fn lookup_within(host: &str, within: Duration) -> Found {
     receiver.recv_timeout(within).unwrap_or(Err(DnsError::Timeout))
 }
 
-/// Looks names up, many at a time, for no longer than `within` in all. What has no answer by then
-/// is not in the result.
+/// Lookups of [`lookup_all`] that have not ended, those that nobody waits for any more too: each is
+/// a thread.
+static RUNNING: Mutex<usize> = Mutex::new(0);
+
+/// Signalled when one of them ends.
+static ENDED: Condvar = Condvar::new();
+
+/// The right to one lookup more.
+struct Permit;
+
+impl Permit {
+    fn wait(until: Instant) -> Option<Self> {
+        let mut running = RUNNING.lock();
+        while *running >= LOOKUPS_MAX {
+            if ENDED.wait_until(&mut running, until).timed_out() {
+                return None;
+            }
+        }
+        *running += 1;
+        (Instant::now() < until).then_some(Self)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        *RUNNING.lock() -= 1;
+        ENDED.notify_one();
+    }
+}
+
+/// Looks names up, many at a time in the whole process, for no longer than `within` in all. What
+/// has no answer by then is not in the result.
 pub fn lookup_all<'a>(
     hosts: impl IntoIterator<Item = &'a str>,
     within: Duration,
 ) -> HashMap<String, Vec<IpAddr>> {
-    let until = Instant::now() + within;
-    let hosts: Vec<&str> = hosts.into_iter().collect();
-    hosts.chunks(LOOKUPS_MAX).flat_map(|hosts| lookup_some(hosts, until)).collect()
+    lookup_all_by(&(Arc::new(system) as Lookup), hosts, within)
 }
 
-fn lookup_some(hosts: &[&str], until: Instant) -> HashMap<String, Vec<IpAddr>> {
+fn lookup_all_by<'a>(
+    lookup: &Lookup,
+    hosts: impl IntoIterator<Item = &'a str>,
+    within: Duration,
+) -> HashMap<String, Vec<IpAddr>> {
+    let until = Instant::now() + within;
     let (sender, receiver) = mpsc::channel();
-    let lookup: Lookup = Arc::new(system);
     for host in hosts {
-        let (sender, name) = (sender.clone(), (*host).to_owned());
+        let Some(permit) = Permit::wait(until) else {
+            break;
+        };
+        let (sender, name) = (sender.clone(), host.to_owned());
+        let done = move |found| {
+            drop(permit);
+            drop(sender.send((name, found)));
+        };
         // Where no thread starts, or nobody waits any more, there is nothing to be had.
-        let _ = start(&lookup, host, move |found| drop(sender.send((name, found))));
+        let _ = start(lookup, host, done);
     }
     drop(sender);
     let mut all = HashMap::new();
@@ -109,6 +149,7 @@ fn lookup_some(hosts: &[&str], until: Instant) -> HashMap<String, Vec<IpAddr>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
     fn an_address_needs_no_resolver() {
@@ -122,6 +163,32 @@ mod tests {
     fn localhost_is_known_once_for_each_address() {
         let found = lookup_within("localhost", Duration::from_secs(20)).unwrap();
         assert!(found.iter().all(IpAddr::is_loopback) && (1..=2).contains(&found.len()));
+    }
+
+    #[test]
+    fn names_without_an_answer_take_no_more_threads_than_there_may_be() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let (counter, (gate, open)) = (Arc::clone(&asked), mpsc::channel::<()>());
+        let open = Mutex::new(open);
+        let lookup: Lookup = Arc::new(move |host: &str| {
+            if host.starts_with("good") {
+                return Ok(vec![IpAddr::from([127, 0, 0, 1])]);
+            }
+            counter.fetch_add(1, Ordering::SeqCst);
+            // Until the test is over.
+            let _ = open.lock().recv();
+            Err(DnsError::NoAddress)
+        });
+        let hosts: Vec<String> = (0..3000).map(|i| format!("h{i}")).collect();
+        let within = Duration::from_millis(100);
+        for _ in 0..2 {
+            let hosts = hosts.iter().map(String::as_str);
+            assert!(lookup_all_by(&lookup, hosts, within).is_empty());
+            assert_eq!(asked.load(Ordering::SeqCst), LOOKUPS_MAX);
+        }
+        drop(gate);
+        let found = lookup_all_by(&lookup, ["good1", "good2"], Duration::from_secs(20));
+        assert_eq!(found.len(), 2);
     }
 
     #[test]

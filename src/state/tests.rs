@@ -51,7 +51,7 @@ fn keep(folder: &Folder, name: &Name, list: &List) {
 
 fn remove(folder: &Folder, name: &Name) {
     let lock = folder.lock().unwrap();
-    folder.prepare_removal(&lock, name).commit().unwrap();
+    folder.prepare_removal(&lock, name).unwrap().commit().unwrap();
 }
 
 fn mode(path: &Path) -> u32 {
@@ -217,7 +217,7 @@ fn a_crash_before_the_commit_leaves_the_old_list() {
     let prepared = |port| folder.prepare_list(&lock, &name("a"), &text(&name("a"), &list(port)));
     // As a killed process leaves it.
     std::mem::forget(prepared(2).unwrap());
-    let _ = folder.prepare_removal(&lock, &name("a"));
+    drop(folder.prepare_removal(&lock, &name("a")).unwrap());
     assert_eq!(loaded(&folder), (vec![(name("a"), list(1))], vec![]));
     assert_eq!(names(&folder.0).len(), 2);
     Folder::prepare(&folder.0, None, |_| true).unwrap();
@@ -234,7 +234,7 @@ fn a_crash_before_the_commit_leaves_the_old_list() {
 fn a_folder_that_is_gone_is_an_error() {
     let (_scratch, folder) = state("state-gone");
     let lock = folder.lock().unwrap();
-    let removal = folder.prepare_removal(&lock, &name("a"));
+    let removal = folder.prepare_removal(&lock, &name("a")).unwrap();
     let change = folder.prepare_list(&lock, &name("a"), "").unwrap();
     fs::remove_dir_all(&folder.0).unwrap();
     assert!(change.commit().is_err());
@@ -249,12 +249,13 @@ fn one_holds_the_lock_at_a_time() {
     let lock = folder.lock().unwrap();
     let (sender, receiver) = channel();
     let other = folder.clone();
-    let thread = thread::spawn(move || sender.send(other.lock().unwrap()).unwrap());
+    let thread = thread::spawn(move || sender.send(other.lock().map(drop)).unwrap());
     let soon = Duration::from_millis(100);
     assert_eq!(receiver.recv_timeout(soon).unwrap_err(), RecvTimeoutError::Timeout);
     drop(lock);
-    let lock = receiver.recv_timeout(Duration::from_secs(10)).unwrap();
+    receiver.recv_timeout(Duration::from_secs(10)).unwrap().unwrap();
     thread.join().unwrap();
+    let lock = folder.lock().unwrap();
     let taken = |command: &str| {
         let status = Command::new("flock").args(["-n", "-x"]).arg(&folder.0).arg(command).status();
         status.unwrap().success()

@@ -66,6 +66,12 @@ impl Posted {
         }
     }
 
+    /// Whether a request may come to it by a name of the client's choice: not to an upstream of
+    /// nginx.conf, which may be for others.
+    pub fn is_public(&self) -> bool {
+        !self.is_configured && self.has_servers()
+    }
+
     /// Whether it has a server.
     pub fn has_servers(&self) -> bool {
         !self.live.snapshot().block().records().is_empty()

@@ -13,6 +13,8 @@ use nginx_sys::{
 use super::live::{Live, Turn};
 use super::names::Posted;
 use super::snapshot::Snapshot;
+#[cfg(nginx_http_ssl)]
+use super::tls;
 use crate::balance::Tried;
 use crate::ngx::boundary::guarded;
 use crate::ngx::{cycle, pool};
@@ -23,7 +25,7 @@ use crate::shm::slot::Failure;
 struct Choice {
     live: Rc<Live>,
     /// What nginx's own part of the request points to, if it is not of nginx.conf.
-    _posted: Option<Rc<Posted>>,
+    posted: Option<Rc<Posted>>,
     /// The lists it has picked from, the last one in use. nginx's log refers to the names of
     /// servers tried long ago, so none of them goes before the request does.
     lists: Vec<Rc<Snapshot>>,
@@ -84,7 +86,7 @@ pub unsafe fn init(
     let tries = snapshot.tries();
     let choice = Choice {
         live,
-        _posted: posted,
+        posted,
         lists: vec![snapshot],
         tried: Tried::default(),
         attempts: 0,
@@ -280,6 +282,34 @@ impl Choice {
         connection.name = name.as_ptr();
         connection.sockaddr = sockaddr.as_ptr().cast_mut().cast();
         connection.socklen = sockaddr.len() as u32;
+        #[cfg(nginx_http_ssl)]
+        if self.posted.is_some() {
+            // SAFETY: nginx has made `request.upstream`, and the pool lives as the request does.
+            return unsafe { self.mark(connection) };
+        }
+        NGX_OK as ngx_int_t
+    }
+
+    /// Keeps TLS connections apart from those of other names.
+    ///
+    /// # Safety
+    ///
+    /// `connection` has the address of a server of `self`, whose request is alive.
+    #[cfg(nginx_http_ssl)]
+    unsafe fn mark(&self, connection: &mut ngx_peer_connection_t) -> ngx_int_t {
+        // SAFETY: the caller's word; the address is one of a block, as long as `socklen` says.
+        unsafe {
+            if (*(*self.request).upstream).ssl() == 0 {
+                return NGX_OK as ngx_int_t;
+            }
+            let from = connection.sockaddr.cast::<u8>().cast_const();
+            let sockaddr = std::slice::from_raw_parts(from, connection.socklen as usize);
+            let (marked, len) = tls::marked(sockaddr, self.live.upstream().id());
+            let Some(place) = pool::copy((*self.request).pool, marked) else {
+                return NGX_ERROR as ngx_int_t;
+            };
+            (connection.sockaddr, connection.socklen) = (place.as_ptr().cast(), len as u32);
+        }
         NGX_OK as ngx_int_t
     }
 

@@ -9,6 +9,40 @@ use nginx_sys::{
 
 use crate::shm::block::Record;
 
+/// Room for a `struct sockaddr` of any family that a server has: nginx's `ngx_sockaddr_t`.
+pub const SOCKADDR_MAX: usize = 112;
+
+/// A `struct sockaddr` to the same server, but another for each `upstream`.
+///
+/// nginx keeps the connections of all names made at run time together, as their template has one
+/// `keepalive`, and finds one by nothing but the bytes of its address. A TLS connection was made,
+/// and its certificate verified, for one name, so no other may have it. The bytes that are set here
+/// mean nothing to `connect()`: the padding of IPv4's, what is behind IPv6's and behind the path of
+/// a socket. Where a path leaves no room the address stays as it is.
+pub fn marked(sockaddr: &[u8], upstream: u64) -> (Marked, usize) {
+    let mut marked = [0; SOCKADDR_MAX];
+    let len = sockaddr.len().min(SOCKADDR_MAX);
+    marked[..len].copy_from_slice(&sockaddr[..len]);
+    let (place, len) = match len {
+        IPV4 => (IPV4 - MARK, IPV4),
+        IPV6 => (IPV6, IPV6 + MARK),
+        UNIX if marked[UNIX - MARK - 1..].iter().all(|&byte| byte == 0) => (UNIX - MARK, UNIX),
+        other => return (Marked(marked), other),
+    };
+    marked[place..place + MARK].copy_from_slice(&upstream.to_ne_bytes());
+    (Marked(marked), len)
+}
+
+/// Aligned as a `struct sockaddr` may want to be.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(8))]
+pub struct Marked(pub [u8; SOCKADDR_MAX]);
+
+const MARK: usize = size_of::<u64>();
+const IPV4: usize = size_of::<libc::sockaddr_in>();
+const IPV6: usize = size_of::<libc::sockaddr_in6>();
+const UNIX: usize = size_of::<libc::sockaddr_un>();
+
 /// A reference of ours to a session.
 #[derive(Debug)]
 struct Session(NonNull<SSL_SESSION>);
