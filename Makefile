@@ -13,7 +13,7 @@ JOBS ?= $(shell nproc)
 
 # The other versions, and the tests of them that CI runs.
 MATRIX = 1.26.3 1.30
-MATRIX_QUICK ?= t/upsync.t t/kv.t t/reload.t
+MATRIX_QUICK ?= t/upsync.t t/kv.t t/reload.t t/dyups.t t/requests.t t/state.t
 
 export PATH := $(PATH):/usr/sbin:/usr/local/sbin
 export NGINX_BIN NGINX_SOURCE_DIR CARGO_TARGET_DIR
@@ -32,6 +32,7 @@ PROVE = consul=$$(tools/consul) && \
 
 build:			## the module, objs/ngx_http_upsync_module.so
 	$(CARGO_NGINX) build --release --locked
+	tools/bit-fields "$$(tools/nginx-tree)" "$(CARGO_TARGET_DIR)"
 	@mkdir -p $(OBJS)
 	cp $(CARGO_TARGET_DIR)/release/libngx_http_upsync_module.so $(MODULE).new
 	mv $(MODULE).new $(MODULE)
