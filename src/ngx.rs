@@ -5,5 +5,6 @@ pub mod conf;
 pub mod cycle;
 pub mod phase;
 pub mod pool;
+pub mod request;
 pub mod thread;
 pub mod wake;

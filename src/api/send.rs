@@ -1,13 +1,14 @@
 //! Answers, sent by nginx.
 
 use nginx_sys::{
-    NGX_ERROR, NGX_HTTP_HEAD, NGX_HTTP_NO_CONTENT, NGX_OK, ngx_buf_t, ngx_chain_t,
-    ngx_http_output_filter, ngx_http_request_t, ngx_http_send_header, ngx_int_t, ngx_list_push,
-    ngx_pcalloc, ngx_str_t, ngx_table_elt_t, ngx_uint_t,
+    NGX_ERROR, NGX_OK, ngx_buf_t, ngx_chain_t, ngx_http_output_filter, ngx_http_request_t,
+    ngx_http_send_header, ngx_int_t, ngx_list_push, ngx_pcalloc, ngx_str_t, ngx_table_elt_t,
+    ngx_uint_t,
 };
 
 use super::answer::Answer;
 use crate::ngx::pool;
+use crate::ngx::request::header_only;
 
 /// Sends an answer as it is, instead of a page of nginx's own.
 ///
@@ -32,10 +33,7 @@ pub unsafe fn send(request: *mut ngx_http_request_t, answer: &Answer) -> ngx_int
             }
         }
         let sent = ngx_http_send_header(request);
-        // What nginx says by `header_only`, a bit-field that bindgen misplaces in nginx 1.30.
-        let is_head = (*request).method == NGX_HTTP_HEAD as ngx_uint_t;
-        let no_body = is_head || answer.status == NGX_HTTP_NO_CONTENT as u16;
-        if sent == NGX_ERROR as ngx_int_t || sent > NGX_OK as ngx_int_t || no_body {
+        if sent == NGX_ERROR as ngx_int_t || sent > NGX_OK as ngx_int_t || header_only(request) {
             return sent;
         }
         send_body(request, answer.body.as_bytes())
