@@ -184,7 +184,7 @@ impl Exchange {
         self.difference.is_none() && !self.reordered
     }
 
-    /// Puts the new list in force. It stays pending, for the caller to settle.
+    /// Puts the new list in force. If it is the first one it stays pending, for the caller to settle.
     pub(super) fn publish(
         mut self,
         upstream: &Upstream,
@@ -209,6 +209,8 @@ impl Exchange {
             // SAFETY: it was the published block, which the store above replaced; readers copy
             // under the lock, so none is at it.
             unsafe { locked.free(block_offset(last)) };
+            // At once: a writer killed in between has nginx report that the block is free already.
+            locked.settle();
         }
         Ok(())
     }
