@@ -84,12 +84,6 @@ pub fn overwrite(path: &Path, content: &[u8]) -> io::Result<()> {
     fill(options(0).truncate(true).open(path)?, content)
 }
 
-/// Removes a file, so that it does not come back after a crash. None there is fine.
-pub fn remove(path: &Path) -> io::Result<()> {
-    absent(fs::remove_file(path))?;
-    sync_folder_of(path)
-}
-
 /// The folder of a file; also of one that is named without any.
 pub fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
@@ -333,14 +327,20 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_removed_also_when_there_is_none() {
-        let folder = Scratch::new("disk-remove");
-        fs::write(folder.join("a"), "").unwrap();
-        remove(&folder.join("a")).unwrap();
-        remove(&folder.join("a")).unwrap();
+    fn a_hidden_file_is_back_unless_it_is_committed() {
+        let folder = Scratch::new("disk-hide");
+        let path = folder.join("a");
+        fs::write(&path, "stays").unwrap();
+        let hidden = hide(&path).unwrap();
+        assert!(!path.exists());
+        drop(hidden);
+        assert_eq!((fs::read(&path).unwrap(), folder.names().len()), (b"stays".to_vec(), 1));
+        hide(&path).unwrap().commit().unwrap();
         assert_eq!(folder.names(), [""; 0]);
-        fs::create_dir(folder.join("b")).unwrap();
-        assert!(remove(&folder.join("b")).is_err());
+        hide(&path).unwrap().commit().unwrap();
+        drop(hide(&path).unwrap());
+        assert_eq!(folder.names(), [""; 0], "none there is fine");
+        assert!(hide(&folder.join("no/such")).unwrap().commit().is_err());
     }
 
     #[test]

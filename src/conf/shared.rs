@@ -1,5 +1,6 @@
 //! The zone of a configuration: made, or taken over from the one before.
 
+use std::collections::HashMap;
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 use std::rc::Rc;
@@ -195,9 +196,10 @@ pub fn commit(main: &Main, log: *mut ngx_log_t) -> Vec<Name> {
 /// From now on they do not.
 fn catch_up(zone: Zone, last: Zone, log: *mut ngx_log_t) {
     last.supersede();
-    let theirs: Vec<_> = posted(last).collect();
-    for name in posted(zone).filter(|(name, _)| !theirs.iter().any(|(other, _)| other == name)) {
-        let _ = Base::of(zone, name.0).remove();
+    let theirs: HashMap<Name, List> = posted(last).collect();
+    for (name, _) in posted(zone).filter(|(name, _)| !theirs.contains_key(name)) {
+        // No other process has the new zone yet, so nobody came first.
+        let _ = Base::of(zone, name).remove();
     }
     for (name, list) in theirs {
         if let Err(error) = Base::of(zone, name.clone()).publish(&list) {
