@@ -1,5 +1,6 @@
 //! Directives to settings.
 
+pub mod chosen;
 pub mod upsync;
 
 #[cfg(feature = "nginx")]
@@ -12,6 +13,8 @@ pub mod dump;
 pub mod dyups;
 #[cfg(feature = "nginx")]
 pub mod initial;
+#[cfg(feature = "nginx")]
+pub mod server_line;
 #[cfg(feature = "nginx")]
 pub mod settings;
 #[cfg(feature = "nginx")]

@@ -122,13 +122,13 @@ unsafe extern "C" fn init_main_conf(cf: *mut ngx_conf_t, conf: *mut c_void) -> *
     guarded(ERROR, || unsafe {
         let main = &*conf.cast::<Main>();
         main.context.set(NonNull::new((*cf).ctx.cast()));
-        if main.posting.get() {
-            if !template::find(cf, main) {
-                return ERROR;
-            }
-            hooks::hook_all(main);
+        if main.posting.get() && !template::find(cf, main) {
+            return ERROR;
         }
-        let is_needed = main.posting.get() || !main.synced().is_empty();
+        if !hooks::hook_all(cf, main) {
+            return ERROR;
+        }
+        let is_needed = main.posting.get() || !main.managed().is_empty();
         if !is_needed || shared::add(cf, main) { OK } else { ERROR }
     })
 }

@@ -12,7 +12,8 @@
 //! - [`publish`]: a new list in the place of the old one, safe against a writer killed anywhere;
 //! - [`post`]: lists of names that are made and removed at run time;
 //! - [`recover`]: what a killed writer left behind, put right;
-//! - [`ledger`]: the connections each worker holds, so that a killed one's are given back.
+//! - [`ledger`]: the connections each worker holds, so that a killed one's are given back;
+//! - [`news`]: which servers got a connection back, told from worker to worker.
 
 pub mod block;
 pub mod slot;
@@ -23,6 +24,8 @@ pub mod directory;
 pub mod layout;
 #[cfg(feature = "nginx")]
 pub mod ledger;
+#[cfg(feature = "nginx")]
+pub mod news;
 #[cfg(feature = "nginx")]
 pub mod post;
 #[cfg(feature = "nginx")]

@@ -1,5 +1,7 @@
 //! nginx's side of an upstream: peer hooks over snapshots of the list in force.
 
+pub mod balancing;
+pub mod choice;
 pub mod live;
 pub mod names;
 pub mod peer;
@@ -7,5 +9,6 @@ pub mod snapshot;
 #[cfg(nginx_http_ssl)]
 pub mod tls;
 
+pub use balancing::Balancing;
 pub use live::Live;
 pub use names::Names;

@@ -7,20 +7,21 @@ use std::sync::Arc;
 
 use nginx_sys::{
     NGX_LOG_ALERT, NGX_LOG_ERR, NGX_LOG_INFO, NGX_LOG_NOTICE, NGX_LOG_WARN, ngx_cycle, ngx_cycle_t,
+    ngx_http_upstream_srv_conf_t,
 };
 
 use crate::conf::initial::watcher_settings;
-use crate::conf::settings::{Main, Synced};
+use crate::conf::settings::{Main, Server};
 use crate::model::{Difference, List};
 use crate::ngx::cycle;
 use crate::ngx::thread;
 use crate::ngx::wake::{self, Wake, Waker};
 use crate::shm::directory::{Origin, Upstream};
 use crate::shm::ledger::Book;
-use crate::shm::publish::PublishError;
+use crate::shm::publish::{PublishError, now};
 use crate::shm::zone::Zone;
-use crate::source::{Event, Level, Mailbox, Outcome, Watcher};
-use crate::upstream::Names;
+use crate::source::{Event, Level, Mailbox, Outcome, Settings, Watcher};
+use crate::upstream::{Balancing, Names};
 
 /// Logs to the error log of the cycle in force.
 fn log(level: u32, message: std::fmt::Arguments<'_>) {
@@ -39,7 +40,12 @@ pub unsafe fn start(main: &Main, nginx_cycle: *mut ngx_cycle_t) {
     let Some(zone) = main.zone.get() else {
         return;
     };
+    // The generator may have been in use before nginx forked.
+    fastrand::seed(u64::from(process::id()) << 32 ^ now());
     let book = open_book(main, zone);
+    for live in main.managed().iter().filter_map(|managed| managed.server.live.get()) {
+        live.prepare();
+    }
     // SAFETY: the caller's word.
     unsafe { know_names(main, zone, book) };
     if cycle::worker() == 0 {
@@ -61,8 +67,12 @@ pub fn end(main: &Main) {
 unsafe fn know_names(main: &Main, zone: Zone, book: Rc<Book>) {
     if let (Some(upstreams), Some(template)) = (main.nginx(), main.template.get()) {
         // SAFETY: the caller's word; the names go with the settings.
-        let _ = main.names.set(unsafe { Names::new(zone, book, upstreams, template) });
+        let _ = main.names.set(unsafe { Names::new(zone, book, upstreams, template, balancing) });
     }
+}
+
+fn balancing(upstream: &ngx_http_upstream_srv_conf_t) -> Balancing {
+    Server::of(upstream).map(Server::balancing).unwrap_or_default()
 }
 
 fn open_book(main: &Main, zone: Zone) -> Rc<Book> {
@@ -72,7 +82,7 @@ fn open_book(main: &Main, zone: Zone) -> Rc<Book> {
         log(NGX_LOG_ERR, format_args!("upsync: worker has no ledger: {error}"));
         Book::without(zone)
     }));
-    for live in main.synced().iter().filter_map(|synced| synced.server.live.get()) {
+    for live in main.managed().iter().filter_map(|managed| managed.server.live.get()) {
         live.set_book(Rc::clone(&book));
     }
     main.book.replace(Some(Rc::clone(&book)));
@@ -117,12 +127,15 @@ unsafe fn follow(main: &Main, nginx_cycle: *mut ngx_cycle_t) {
         Err(error) => return failed("any upstream", error),
     };
     let mut followers = Followers(Vec::new());
-    for synced in main.synced() {
+    for synced in main.managed() {
         let upstream = synced.server.live.get().map(|live| live.upstream());
-        match upstream.map(|upstream| Follower::start(main, &synced, *upstream, &waker)) {
-            Some(Ok(follower)) => followers.0.push(follower),
-            Some(Err(error)) => failed(&format!("upstream \"{}\"", synced.name()), error),
-            None => {}
+        let settings = watcher_settings(main, &synced);
+        let Some((upstream, settings)) = upstream.zip(settings) else {
+            continue;
+        };
+        match Follower::start(main, settings, *upstream, &waker) {
+            Ok(follower) => followers.0.push(follower),
+            Err(error) => failed(&format!("upstream \"{}\"", synced.name()), error),
         }
     }
     // SAFETY: the caller is in `init_process` of a worker.
@@ -134,16 +147,16 @@ unsafe fn follow(main: &Main, nginx_cycle: *mut ngx_cycle_t) {
 impl Follower {
     fn start(
         main: &Main,
-        synced: &Synced<'_>,
+        settings: Settings,
         upstream: Upstream,
         waker: &Arc<Waker>,
     ) -> io::Result<Self> {
         let waker = Arc::clone(waker);
         let mailbox = Arc::new(Mailbox::new(move || waker.wake()));
-        let (settings, mail) = (watcher_settings(main, synced), Arc::clone(&mailbox));
+        let (name, mail) = (settings.upstream.clone(), Arc::clone(&mailbox));
         let list = upstream.block().map(|(_, block)| block.list()).unwrap_or_default();
         let watcher = thread::with_signals_blocked(|| Watcher::spawn(settings, list, mail))?;
-        let (name, cycle) = (synced.name(), main.cycle.get());
+        let cycle = main.cycle.get();
         Ok(Self { upstream, name, cycle, mailbox, watcher })
     }
 

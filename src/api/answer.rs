@@ -118,6 +118,14 @@ impl Answer {
         Self::refused_at(dialect, place, reason)
     }
 
+    /// 400: the key of `hash` has a variable that this nginx has not.
+    pub fn unknown_variable(dialect: Dialect, place: Place, name: &str) -> Self {
+        let reason = format_args!(
+            "unknown variable \"${name}\" in \"hash\", expected one that nginx or nginx.conf has"
+        );
+        Self::refused_at(dialect, place, reason)
+    }
+
     /// 400: the body sets `keepalive`, which nginx sets up at its start only.
     pub fn refused_keepalive(dialect: Dialect, place: Place, missing: Keepalive<'_>) -> Self {
         let needed = match missing {

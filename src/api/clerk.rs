@@ -11,8 +11,10 @@ use super::route::Dialect;
 use crate::conf::initial::configured;
 use crate::conf::settings::{Main, Server};
 use crate::model::{List, Name};
+use crate::ngx::variable;
 use crate::shm::post::{Base, PostError, Posted};
 use crate::shm::zone::Zone;
+use crate::upstream::Balancing;
 
 /// Knows the configuration of a worker and the lists in force.
 pub struct Clerk {
@@ -58,14 +60,14 @@ impl Clerk {
         if base.is_followed() || server.is_some_and(|server| server.upsync.get().is_some()) {
             return Err(Answer::follows_consul(dialect, name));
         }
-        if server.is_some_and(Server::has_sticky) {
-            return Err(Answer::has_sticky(dialect, name));
-        }
         if let Some(place) = request.keepalive
             && self.keepalive(name).is_none()
         {
             let missing = server.map_or(Keepalive::Template, |_| Keepalive::Block(name));
             return Err(Answer::refused_keepalive(dialect, place, missing));
+        }
+        if let Some((place, variable)) = request.method.zip(self.unknown_variable(request)) {
+            return Err(Answer::unknown_variable(dialect, place, &variable));
         }
         let current = self.current(&base, name);
         let is_gone = request.wanted == Wanted::Delete && current.list.is_none();
@@ -78,6 +80,19 @@ impl Clerk {
         // Who sets it is told what is in force.
         answer.keepalive = request.keepalive.and_then(|_| self.keepalive(name));
         Ok(Planned { base, plan, answer })
+    }
+
+    /// A variable of the key of `hash` that no request has.
+    fn unknown_variable(&self, request: &Request) -> Option<String> {
+        let Wanted::Replace(_, Some(method)) = &request.wanted else {
+            return None;
+        };
+        let balancing = Balancing::posted(method.clone(), false);
+        let context = self.main().context.get()?;
+        // SAFETY: the context is of the `http {}` that this worker runs by.
+        let is_unknown = |name: &&[u8]| unsafe { !variable::is_known(context, name) };
+        let unknown = balancing.variables().find(is_unknown)?;
+        Some(String::from_utf8_lossy(unknown).into_owned())
     }
 
     /// The idle connections that each worker keeps for an upstream.

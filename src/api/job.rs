@@ -125,12 +125,14 @@ struct Reader {
 
 impl Reader {
     fn request(&self, write: Write, bytes: &[u8]) -> Result<Request, Answer> {
-        let mut keepalive = None;
+        let (mut keepalive, mut method) = (None, None);
         let wanted = match write {
             Write::Replace(_) => {
                 let body = self.body(bytes)?;
                 keepalive = body.keepalive.map(|(place, _)| place);
-                Wanted::Replace(self.resolve(body.servers)?)
+                method = body.method.as_ref().map(|&(place, _)| place);
+                let own = body.method.map(|(_, method)| method);
+                Wanted::Replace(self.resolve(body.servers)?, own)
             }
             Write::AddServer(_) => {
                 let server = if self.is_json {
@@ -152,7 +154,7 @@ impl Reader {
             Write::Delete(_) => Wanted::Delete,
             Write::Reset(_) => Wanted::Reset,
         };
-        Ok(Request { wanted, keepalive, dialect: self.dialect })
+        Ok(Request { wanted, keepalive, method, dialect: self.dialect })
     }
 
     fn body(&self, bytes: &[u8]) -> Result<Body, Answer> {
@@ -247,8 +249,7 @@ impl Keeper<'_> {
     fn prepare(&self, lock: &Lock, plan: &Plan) -> io::Result<Change> {
         match plan {
             Plan::Put(list) => {
-                let servers = list.peers().iter().map(|peer| (&peer.address, peer.parameters));
-                let text = body::render_upstream(self.name.as_str(), servers);
+                let text = body::render_upstream(self.name.as_str(), list);
                 self.kept.folder.prepare_list(lock, &self.name, &text)
             }
             Plan::Remove => self.kept.folder.prepare_removal(lock, &self.name),

@@ -5,7 +5,7 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
 use super::view::{Moment, ServerView, Source, View};
-use crate::model::Parameters;
+use crate::model::{Method, Parameters};
 
 /// `GET /list`: `{"upstreams":["a","b"]}`.
 pub fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
@@ -51,6 +51,9 @@ struct Upstream<'a> {
     version: u32,
     since: String,
     keepalive: Option<u32>,
+    /// As the directive that chooses it is written; not there if the list came with none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<String>,
     servers: Vec<Server<'a>>,
 }
 
@@ -61,8 +64,11 @@ struct Server<'a> {
     max_fails: u32,
     fail_timeout: u32,
     max_conns: u32,
+    /// As nginx writes times, which is how it can be posted: `30s`, or `500ms`.
+    slow_start: Seconds,
     backup: bool,
     down: bool,
+    drain: bool,
     connections: u32,
     requests: u64,
     failures: u64,
@@ -76,23 +82,51 @@ impl<'a> Upstream<'a> {
             version: view.version,
             since: Moment(view.since).rfc3339(),
             keepalive: view.keepalive,
+            method: view.method.as_ref().map(Method::to_string),
             servers: view.servers.iter().map(Server::new).collect(),
+        }
+    }
+}
+
+/// A time in seconds, to the millisecond.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Seconds {
+    Whole(u32),
+    Part(f64),
+}
+
+impl Seconds {
+    fn of(milliseconds: u32) -> Self {
+        match milliseconds % 1000 {
+            0 => Self::Whole(milliseconds / 1000),
+            _ => Self::Part(f64::from(milliseconds) / 1000.0),
         }
     }
 }
 
 impl<'a> Server<'a> {
     fn new(server: &'a ServerView<'a>) -> Self {
-        let Parameters { weight, max_fails, fail_timeout, max_conns, down, backup } =
-            server.parameters;
+        let Parameters {
+            weight,
+            max_fails,
+            fail_timeout,
+            max_conns,
+            down,
+            backup,
+            drain,
+            slow_start,
+        } = server.parameters;
         Self {
             server: server.address,
             weight,
             max_fails,
             fail_timeout,
             max_conns,
+            slow_start: Seconds::of(slow_start),
             backup,
             down,
+            drain,
             connections: server.connections,
             requests: server.requests,
             failures: server.failures,
@@ -122,11 +156,12 @@ mod tests {
             version: 7,
             since: 1_795_255_200_123,
             keepalive: None,
+            method: None,
             servers: vec![server],
         }
     }
 
-    const SERVER: &str = r#"{"server":"127.0.0.1:80","weight":1,"max_fails":1,"fail_timeout":10,"max_conns":0,"backup":false,"down":false,"connections":1,"requests":18446744073709551615,"failures":4}"#;
+    const SERVER: &str = r#"{"server":"127.0.0.1:80","weight":1,"max_fails":1,"fail_timeout":10,"max_conns":0,"slow_start":0,"backup":false,"down":false,"drain":false,"connections":1,"requests":18446744073709551615,"failures":4}"#;
 
     #[test]
     fn names_are_a_list() {
@@ -153,8 +188,12 @@ mod tests {
             upstream(&bare),
             r#"{"name":"b","source":"config","version":7,"since":"1970-01-01T00:00:00.000Z","keepalive":64,"servers":[]}"#
         );
-        let api = upstream(&View { source: Source::Api, ..bare });
+        let key = "${host}\u{e9}".to_owned();
+        let method = Some(Method::Hash { key, consistent: true });
+        let api = upstream(&View { source: Source::Api, method, ..bare });
         assert!(api.contains(r#""source":"api""#), "{api}");
+        let method = r#""keepalive":64,"method":"hash ${host}é consistent","servers":[]"#;
+        assert!(api.contains(method), "{api}");
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub struct Request {
     pub wanted: Wanted,
     /// Where `keepalive` stands in the body, if it does.
     pub keepalive: Option<Place>,
+    /// Where the method stands in the body, if one does.
+    pub method: Option<Place>,
     /// How a refusal is said.
     pub dialect: Dialect,
 }

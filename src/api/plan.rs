@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use crate::model::body::{Changes, Place};
-use crate::model::{Address, List, Name, Parameters, Peer};
+use crate::model::{Address, List, Method, Name, Parameters, Peer};
 
 /// A part of a list: what one `server` of a body stands for, its name resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,8 +18,8 @@ pub enum Part {
 /// What is wanted of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wanted {
-    /// These servers and no others.
-    Replace(Vec<Part>),
+    /// These servers and no others, with this method or none of their own.
+    Replace(Vec<Part>, Option<Method>),
     /// These servers too; what they were before does not matter.
     Add(Vec<Part>),
     /// Other parameters of one server.
@@ -67,7 +67,8 @@ pub struct Current {
     pub is_configured: bool,
 }
 
-/// Works out what is to be done. `group` gives the servers of an upstream of nginx.conf.
+/// Works out what is to be done. `group` gives the servers of an upstream of nginx.conf; the method
+/// it may have is not taken over. A list that changes in part keeps its own.
 pub fn plan(
     wanted: &Wanted,
     current: Current,
@@ -75,7 +76,10 @@ pub fn plan(
 ) -> Result<Plan, Refused> {
     let existing = current.list.ok_or(Refused::NoUpstream);
     match wanted {
-        Wanted::Replace(parts) => Ok(Plan::Put(List::new(expand(parts, group)?))),
+        Wanted::Replace(parts, method) => {
+            let list = List::new(expand(parts, group)?);
+            Ok(Plan::Put(list.with_method(method.clone())))
+        }
         Wanted::Add(parts) => {
             let existing = existing?;
             Ok(Plan::Put(with(existing, expand(parts, group)?)))
@@ -126,7 +130,8 @@ fn with(list: List, added: Vec<Peer>) -> List {
             parameters: new.get(&peer.address).copied().unwrap_or(peer.parameters),
         })
         .collect();
-    List::new(kept.into_iter().chain(added.peers().iter().cloned()))
+    let all = kept.into_iter().chain(added.peers().iter().cloned());
+    List::new(all).with_method(list.method().cloned())
 }
 
 fn patched(
@@ -141,8 +146,8 @@ fn patched(
         let parameters = if is_meant { parameters(peer.parameters) } else { peer.parameters };
         Peer { address: peer.address.clone(), parameters }
     });
-    let list = List::new(peers.collect::<Vec<_>>());
-    if found { Ok(list) } else { Err(Refused::NoServer) }
+    let patched = List::new(peers.collect::<Vec<_>>()).with_method(list.method().cloned());
+    if found { Ok(patched) } else { Err(Refused::NoServer) }
 }
 
 fn without(list: &List, address: &Address) -> Result<List, Refused> {
@@ -150,7 +155,7 @@ fn without(list: &List, address: &Address) -> Result<List, Refused> {
     match (rest.len(), list.len()) {
         (left, all) if left == all => Err(Refused::NoServer),
         (0, _) => Err(Refused::LastServer),
-        _ => Ok(List::new(rest.into_iter().cloned())),
+        _ => Ok(List::new(rest.into_iter().cloned()).with_method(list.method().cloned())),
     }
 }
 
@@ -181,7 +186,9 @@ mod tests {
 
     fn after(wanted: Wanted, list: Option<List>, is_configured: bool) -> Result<Plan, Refused> {
         let group = |name: &Name| match name.as_str() {
-            "group" => Some(self::list(&["2.2.2.2:1", "2.2.2.2:2"])),
+            "group" => {
+                Some(self::list(&["2.2.2.2:1", "2.2.2.2:2"]).with_method(Some(Method::Random)))
+            }
             "empty" => Some(List::default()),
             _ => None,
         };
@@ -198,9 +205,30 @@ mod tests {
 
     #[test]
     fn a_list_replaces_whatever_there_is() {
-        let wanted = || Wanted::Replace(parts(&[B, A]));
+        let wanted = || Wanted::Replace(parts(&[B, A]), None);
         for list in [None, Some(List::default()), Some(list(&[C]))] {
             assert_eq!(after(wanted(), list, false), put(&[(B, 2), (A, 2)]));
+        }
+    }
+
+    #[test]
+    fn a_list_has_the_method_it_was_replaced_with() {
+        let wanted = |method| Wanted::Replace(parts(&[A]), method);
+        let hashed = || list(&[A, B]).with_method(Some(Method::IpHash));
+        let method = |wanted| match after(wanted, Some(hashed()), true) {
+            Ok(Plan::Put(list)) => list.method().cloned(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(method(wanted(Some(Method::LeastConn))), Some(Method::LeastConn));
+        assert_eq!(method(wanted(None)), None);
+        assert_eq!(method(Wanted::Delete), None);
+        let weight = Changes { weight: Some(2), ..Changes::default() };
+        for part in [
+            Wanted::Add(parts(&[C])),
+            Wanted::Patch(address(A), weight),
+            Wanted::Remove(address(A)),
+        ] {
+            assert_eq!(method(part), Some(Method::IpHash));
         }
     }
 
@@ -250,7 +278,7 @@ mod tests {
         let from = |name: &str, changes| {
             let name = Name::parse(name.as_bytes()).unwrap();
             let parts = vec![Part::Peer(peer(A, 3)), Part::Upstream(place, name, changes)];
-            after(Wanted::Replace(parts), None, false)
+            after(Wanted::Replace(parts, None), None, false)
         };
         let none = Changes::default();
         let all = [(A, 3), ("2.2.2.2:1", 1), ("2.2.2.2:2", 1)];

@@ -60,11 +60,12 @@ fn exists(main: &Main, nginx: &ngx_http_upstream_srv_conf_t) -> bool {
 
 fn block(main: &Main, nginx: &ngx_http_upstream_srv_conf_t, server: &Server) -> Option<Shown> {
     let name = nginx.host.to_string();
+    let is_posted = || main.names.get().is_some_and(|names| names.find(name.as_bytes()).is_some());
+    if server.upsync.get().is_none() && is_posted() {
+        return posted(main, &name, Some(server));
+    }
     if let Some(live) = server.live.get() {
         return Some(following(main, name, server, live.upstream()));
-    }
-    if main.names.get().is_some_and(|names| names.find(name.as_bytes()).is_some()) {
-        return posted(main, &name, Some(server));
     }
     Some(Shown {
         name,
@@ -138,6 +139,7 @@ impl Shown {
             version: self.version,
             since: self.since,
             keepalive: self.keepalive,
+            method: self.block.method(),
             servers: servers.collect(),
         }
     }

@@ -55,7 +55,7 @@ pub fn parse(body: &[u8]) -> Result<Body, BodyError> {
         let list = list.ok_or_else(|| empty(level))?;
         add_level(&mut servers, level, list)?;
     }
-    Ok(Body { servers, keepalive })
+    Ok(Body { servers, keepalive, method: None })
 }
 
 /// Reads one server, as it is in the array `servers` of [`parse`].

@@ -4,6 +4,7 @@
 use std::fmt::Write;
 
 use super::view::View;
+use crate::grammar::time::Milliseconds;
 use crate::model::Parameters;
 
 /// `GET /list`: a line for each name.
@@ -12,23 +13,35 @@ pub fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
 }
 
 /// `GET /detail`: the name, a line for each server with its parameters, an empty line.
-/// `fail_timeout` is in seconds, flags are 0 or 1.
+/// `fail_timeout` is in seconds, flags are 0 or 1. What Tengine lacks stands behind, if it is set.
 pub fn detail(views: &[View<'_>]) -> String {
     let mut text = String::new();
     for view in views {
         text += view.name;
         text += "\n";
         for server in &view.servers {
-            let Parameters { weight, max_fails, fail_timeout, max_conns, down, backup } =
-                server.parameters;
+            let Parameters {
+                weight,
+                max_fails,
+                fail_timeout,
+                max_conns,
+                down,
+                backup,
+                drain,
+                slow_start,
+            } = server.parameters;
             let (backup, down) = (u8::from(backup), u8::from(down));
             // Writing into a String cannot fail.
-            let _ = writeln!(
+            let _ = write!(
                 text,
                 "server {} weight={weight} max_conns={max_conns} max_fails={max_fails} \
                  fail_timeout={fail_timeout} backup={backup} down={down}",
                 server.address
             );
+            if slow_start != 0 {
+                let _ = write!(text, " slow_start={}", Milliseconds(slow_start));
+            }
+            text += if drain { " drain=1\n" } else { "\n" };
         }
         text += "\n";
     }
@@ -58,7 +71,15 @@ mod tests {
     }
 
     fn view<'a>(name: &'a str, servers: Vec<ServerView<'a>>) -> View<'a> {
-        View { name, source: Source::Api, version: 1, since: 0, keepalive: None, servers }
+        View {
+            name,
+            source: Source::Api,
+            version: 1,
+            since: 0,
+            keepalive: None,
+            method: None,
+            servers,
+        }
     }
 
     fn two() -> [View<'static>; 2] {
@@ -69,6 +90,7 @@ mod tests {
             max_conns: 8,
             down: true,
             backup: true,
+            ..Parameters::NGINX
         };
         let servers =
             vec![server("127.0.0.1:8088", Parameters::NGINX), server("unix:/run/a.sock", all)];
@@ -93,6 +115,18 @@ mod tests {
              \n"
         );
         assert_eq!(detail(&[]), "");
+    }
+
+    #[test]
+    fn details_have_more_for_those_who_set_it() {
+        let last = |parameters| {
+            let text = detail(&[view("a", vec![server("[::1]:80", parameters)])]);
+            text.split_once(" down=0").map(|(_, rest)| rest.to_owned())
+        };
+        let slow = Parameters { slow_start: 500, ..Parameters::NGINX };
+        assert_eq!(last(slow), Some(" slow_start=500ms\n\n".into()));
+        let both = Parameters { drain: true, slow_start: 30_000, ..slow };
+        assert_eq!(last(both), Some(" slow_start=30s drain=1\n\n".into()));
     }
 
     #[test]

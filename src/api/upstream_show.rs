@@ -85,9 +85,13 @@ fn upstreams(main: &Main) -> impl Iterator<Item = (String, impl FnOnce() -> Bloc
 
 /// The list in force of an upstream, or its `server` lines if it has no other.
 fn list(main: &Main, name: &str, nginx: Option<&ngx_http_upstream_srv_conf_t>) -> Block {
-    let followed = nginx.and_then(Server::of).and_then(|server| server.live.get()).cloned();
+    let server = nginx.and_then(Server::of);
+    let own = server.and_then(|server| server.live.get()).cloned();
+    // A list that was posted goes before the `server` lines, but no source's.
+    let follows = server.is_some_and(|server| server.upsync.get().is_some());
     let posted = || main.names.get()?.find(name.as_bytes());
-    let live = followed.or_else(|| posted().map(|posted| Rc::clone(&posted.live)));
+    let posted = if follows { None } else { posted().map(|posted| Rc::clone(&posted.live)) };
+    let live = posted.or(own);
     let block = live.and_then(|live| live.upstream().block()).map(|(_, block)| block);
     block.unwrap_or_else(|| Block::new(&nginx.map(configured).unwrap_or_default()))
 }

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use crate::model::Parameters;
+use crate::model::{Method, Parameters};
 
 /// Who gave an upstream its list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -30,6 +30,8 @@ pub struct View<'a> {
     pub since: u64,
     /// Idle connections that each worker keeps; none where the upstream keeps none.
     pub keepalive: Option<u32>,
+    /// The method that came with the list.
+    pub method: Option<Method>,
     /// In the order of the list.
     pub servers: Vec<ServerView<'a>>,
 }

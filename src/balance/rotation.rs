@@ -5,16 +5,22 @@
 //! as often as its weight says, so an order shared by all workers needs no lock.
 //!
 //! A server that cannot be used is passed over by drawing the next ticket. The order is then
-//! the same order without that server, so its share goes to all others by their weights.
+//! the same order without that server, so its share goes to all others by their weights. Where so
+//! many are out that draws are in vain, a smaller order of the usable ones goes on.
 #![forbid(unsafe_code)]
+
+use std::cell::RefCell;
 
 /// Up to this many servers of equal weight are taken in the order of the list, as users expect
 /// of round robin. Longer lists are strewn, so that a run of unusable neighbours is not walked.
 const LISTED_ORDER_MAX: usize = 64;
 
-/// Tickets drawn before all servers are walked. With half of the servers out, one pick in
+/// Tickets drawn before all servers are asked. With half of the servers out, one pick in
 /// 2^32 comes to that.
 const DRAWS: usize = 32;
+
+/// Tickets drawn while it is known which servers are usable: they find those that came back since.
+const DRAWS_BESIDE_REST: usize = 4;
 
 /// The order in which a set of servers is asked.
 #[derive(Debug, Default)]
@@ -27,6 +33,22 @@ pub struct Rotation {
     period: u64,
     /// Coprime with `period`: ticket `t` stands at place `t * step mod period`.
     step: u64,
+    /// Made when it is first needed.
+    rest: RefCell<Option<Box<Rest>>>,
+}
+
+/// The servers that were usable when all were last asked.
+#[derive(Debug)]
+struct Rest {
+    /// When they were asked, by the caller's clock.
+    second: i64,
+    usable: Rotation,
+    /// Tickets drawn, by this worker alone. They go on when all are asked again, so that no
+    /// second begins as the one before.
+    ticket: u64,
+    /// The same, where those that were drawn have refused: one counter for both would be in step
+    /// with the number of servers.
+    retry: u64,
 }
 
 impl Rotation {
@@ -39,7 +61,7 @@ impl Rotation {
         let ends: Vec<u64> = if equal { Vec::new() } else { running_sums(&weights, divisor) };
         let period = ends.last().copied().unwrap_or(servers.len() as u64);
         let step = if equal && servers.len() <= LISTED_ORDER_MAX { 1 } else { golden(period) };
-        Self { servers, ends, period, step }
+        Self { servers, ends, period, step, rest: RefCell::default() }
     }
 
     /// How many servers can come up.
@@ -57,37 +79,140 @@ impl Rotation {
         self.servers.iter().copied()
     }
 
-    /// The server of a ticket, by its index in this rotation; 0 if it is empty.
-    fn index(&self, ticket: u64) -> usize {
-        let turn = ticket % self.period.max(1);
-        let place =
-            ((u128::from(turn) * u128::from(self.step)) % u128::from(self.period.max(1))) as u64;
-        if self.ends.is_empty() {
+    /// The server of any number: of evenly spread numbers each server has a share by its weight.
+    pub fn at(&self, number: u64) -> Option<u32> {
+        self.server(((u128::from(number) * u128::from(self.period)) >> 64) as u64)
+    }
+
+    /// The server of a place, which is below `period`.
+    fn server(&self, place: u64) -> Option<u32> {
+        let index = if self.ends.is_empty() {
             place as usize
         } else {
             self.ends.partition_point(|&end| end <= place)
-        }
+        };
+        self.servers.get(index).copied()
     }
 
-    /// Picks a server that `take` accepts. `ticket` draws the next one; `take` is asked at least
-    /// once about every server before there is none.
-    pub fn pick(
+    /// The server of a ticket.
+    fn turn(&self, ticket: u64) -> Option<u32> {
+        let turn = ticket.checked_rem(self.period)?;
+        let place = match turn.checked_mul(self.step) {
+            Some(product) => product % self.period,
+            None => {
+                let product = u128::from(turn) * u128::from(self.step);
+                (product % u128::from(self.period)) as u64
+            }
+        };
+        self.server(place)
+    }
+
+    /// Asks the servers of the next tickets until `take` accepts one. At most `limit` are drawn,
+    /// and no more than two for each server.
+    pub fn draws(
         &self,
+        limit: usize,
         mut ticket: impl FnMut() -> u64,
         mut take: impl FnMut(u32) -> bool,
     ) -> Option<u32> {
-        if self.is_empty() {
-            return None;
+        (0..limit.min(2 * self.len()))
+            .filter_map(|_| self.turn(ticket()))
+            .find(|&server| take(server))
+    }
+
+    /// Picks a server that `take` accepts. `ticket` draws the next one; `second` is the clock's.
+    ///
+    /// `may` tells, without effect, whether some request could have a server now. There is none
+    /// only if `take` has refused all of which it says so.
+    #[inline]
+    pub fn pick(
+        &self,
+        second: i64,
+        mut ticket: impl FnMut() -> u64,
+        may: impl Fn(u32) -> bool,
+        mut take: impl FnMut(u32) -> bool,
+    ) -> Option<u32> {
+        // Nearly always it ends here.
+        if let Some(server) = self.turn(ticket()).filter(|&server| take(server)) {
+            return Some(server);
         }
-        let mut index = 0;
-        for _ in 0..DRAWS.min(2 * self.len()) {
-            index = self.index(ticket());
-            if take(self.servers[index]) {
-                return Some(self.servers[index]);
+        self.pick_on(second, ticket, may, take)
+    }
+
+    /// Goes on after the first draw.
+    #[inline(never)]
+    fn pick_on(
+        &self,
+        second: i64,
+        mut ticket: impl FnMut() -> u64,
+        may: impl Fn(u32) -> bool,
+        mut take: impl FnMut(u32) -> bool,
+    ) -> Option<u32> {
+        let known = self.rest.borrow().as_ref().is_some_and(|rest| rest.second == second);
+        let limit = if known { DRAWS_BESIDE_REST } else { DRAWS } - 1;
+        if let Some(server) = self.draws(limit, &mut ticket, &mut take) {
+            return Some(server);
+        }
+        // Out of its cell while it is used: no closure can find it borrowed.
+        let mut rest = self.rest.take().unwrap_or_else(|| Rest::starting(&mut ticket));
+        let mut found = if known { rest.draw(&mut take) } else { None };
+        if found.is_none() {
+            rest.second = second;
+            rest.usable = self.only(may);
+            found = rest.search(&mut take);
+        }
+        self.rest.replace(Some(rest));
+        found
+    }
+
+    /// The order of those servers that `may` names.
+    fn only(&self, may: impl Fn(u32) -> bool) -> Self {
+        let weight = |index: usize| match self.ends.get(index) {
+            Some(end) => end - index.checked_sub(1).map_or(0, |before| self.ends[before]),
+            None => 1,
+        };
+        let all = self.servers.iter().enumerate();
+        // A weight was one of 32 bits, before it was divided.
+        Self::new(all.filter(|&(_, &server)| may(server)).map(|(i, &s)| (s, weight(i) as u32)))
+    }
+}
+
+impl Rest {
+    /// None yet. Workers start apart, as the shared counter goes on.
+    fn starting(mut ticket: impl FnMut() -> u64) -> Box<Self> {
+        let ticket = ticket();
+        Box::new(Self { second: 0, usable: Rotation::default(), ticket, retry: ticket })
+    }
+
+    /// Draws from the usable servers.
+    fn draw(&mut self, take: impl FnMut(u32) -> bool) -> Option<u32> {
+        self.usable.draws(DRAWS, counting(&mut self.ticket), take)
+    }
+
+    /// Asks all usable servers. If those that were drawn refuse, which had the weight, the others
+    /// share by theirs.
+    fn search(&mut self, mut take: impl FnMut(u32) -> bool) -> Option<u32> {
+        let mut refused = Vec::with_capacity(DRAWS);
+        let drawn = self.draw(|server| {
+            let taken = take(server);
+            if !taken {
+                refused.push(server);
             }
-        }
-        let (before, from) = self.servers.split_at(index);
-        from.iter().chain(before).copied().find(|&server| take(server))
+            taken
+        });
+        drawn
+            .or_else(|| {
+                let others = self.usable.only(|server| !refused.contains(&server));
+                others.draws(DRAWS, counting(&mut self.retry), &mut take)
+            })
+            .or_else(|| self.usable.servers().find(|&server| take(server)))
+    }
+}
+
+fn counting(next: &mut u64) -> impl FnMut() -> u64 {
+    move || {
+        *next = next.wrapping_add(1);
+        *next
     }
 }
 
@@ -114,117 +239,4 @@ fn golden(period: u64) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn tickets() -> impl FnMut() -> u64 {
-        let mut next = 0;
-        move || {
-            next += 1;
-            next - 1
-        }
-    }
-
-    fn weights(max: u32) -> impl Strategy<Value = Vec<u32>> {
-        proptest::collection::vec(0..=max, 1..40)
-    }
-
-    fn rotation(weights: &[u32]) -> Rotation {
-        Rotation::new(weights.iter().enumerate().map(|(i, &w)| (i as u32, w)))
-    }
-
-    #[test]
-    fn two_equal_servers_alternate() {
-        let rotation = rotation(&[7, 7]);
-        let mut ticket = tickets();
-        let picks: Vec<_> = (0..6).filter_map(|_| rotation.pick(&mut ticket, |_| true)).collect();
-        assert_eq!(picks, [0, 1, 0, 1, 0, 1]);
-    }
-
-    #[test]
-    fn short_equal_lists_keep_their_order() {
-        let rotation = rotation(&[1, 1, 1, 1]);
-        let mut ticket = tickets();
-        let picks: Vec<_> = (0..5).filter_map(|_| rotation.pick(&mut ticket, |_| true)).collect();
-        assert_eq!(picks, [0, 1, 2, 3, 0]);
-    }
-
-    #[test]
-    fn a_heavy_server_does_not_take_all_its_turns_in_a_row() {
-        let rotation = rotation(&[5, 1, 1]);
-        let mut ticket = tickets();
-        let picks: Vec<_> = (0..7).filter_map(|_| rotation.pick(&mut ticket, |_| true)).collect();
-        assert!(!picks.windows(4).any(|w| w == [0, 0, 0, 0]), "{picks:?}");
-    }
-
-    #[test]
-    fn nothing_to_pick_from() {
-        assert_eq!(Rotation::default().pick(|| 0, |_| true), None);
-        assert_eq!(rotation(&[0, 0]).pick(|| 0, |_| true), None);
-    }
-
-    #[test]
-    fn the_only_usable_one_of_many_is_found() {
-        for n in [1_u32, 2, 31, 32, 33, 63, 64, 65, 1000] {
-            let rotation = rotation(&vec![1; n as usize]);
-            let mut ticket = tickets();
-            for only in 0..n {
-                assert_eq!(rotation.pick(&mut ticket, |s| s == only), Some(only));
-            }
-            assert_eq!(rotation.pick(&mut ticket, |_| false), None);
-        }
-    }
-
-    #[test]
-    fn the_share_of_those_out_goes_to_all_others() {
-        let n = 100;
-        let rotation = rotation(&vec![1; n]);
-        let out = |s: u32| s.is_multiple_of(3) || (20..40).contains(&s);
-        let (mut ticket, mut counts) = (tickets(), vec![0_u32; n]);
-        for _ in 0..100_000 {
-            counts[rotation.pick(&mut ticket, |s| !out(s)).unwrap() as usize] += 1;
-        }
-        let rest = (0..n).filter(|&s| !out(s as u32)).count();
-        let share = 100_000.0 / rest as f64;
-        for (server, &count) in counts.iter().enumerate() {
-            let expected = if out(server as u32) { 0.0 } else { share };
-            assert!((f64::from(count) - expected).abs() <= share * 0.02, "{server}: {count}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_period_gives_each_its_weight(weights in weights(300), start in 0_u64..1_000_000) {
-            let rotation = rotation(&weights);
-            let mut counts = vec![0_u64; weights.len()];
-            let divisor = weights.iter().fold(0, |a, &w| gcd(a, u64::from(w))).max(1);
-            if !rotation.is_empty() {
-                for ticket in start..start + rotation.period {
-                    counts[rotation.servers[rotation.index(ticket)] as usize] += 1;
-                }
-            }
-            for (count, weight) in counts.iter().zip(&weights) {
-                prop_assert_eq!(count * divisor, u64::from(*weight));
-            }
-        }
-
-        #[test]
-        fn any_ticket_has_a_server(weights in weights(65_535), ticket: u64) {
-            let rotation = rotation(&weights);
-            prop_assert_eq!(rotation.pick(|| ticket, |_| true).is_some(), weights.iter().any(|&w| w > 0));
-        }
-
-        #[test]
-        fn every_server_is_asked(weights in weights(65_535), start: u32) {
-            let rotation = rotation(&weights);
-            let (mut asked, mut next) = (vec![false; weights.len()], u64::from(start));
-            let ticket = || { next += 1; next };
-            let picked = rotation.pick(ticket, |s| { asked[s as usize] = true; false });
-            prop_assert_eq!(picked, None);
-            for (asked, weight) in asked.iter().zip(&weights) {
-                prop_assert_eq!(*asked, *weight > 0);
-            }
-        }
-    }
-}
+mod tests;

@@ -5,21 +5,29 @@
 #[derive(Debug, Default)]
 pub struct Tried {
     first: Option<u32>,
-    more: Vec<u64>,
+    more: Option<Box<Bits>>,
 }
+
+#[derive(Debug, Default)]
+struct Bits(Vec<u64>);
 
 impl Tried {
     /// Adds a server.
+    #[inline]
     pub fn add(&mut self, server: u32) {
-        if self.first.is_none() {
-            self.first = Some(server);
-            return;
+        match self.first {
+            None => self.first = Some(server),
+            Some(_) => self.add_further(server),
         }
+    }
+
+    fn add_further(&mut self, server: u32) {
         let (word, bit) = place(server);
-        if self.more.len() <= word {
-            self.more.resize(word + 1, 0);
+        let Bits(words) = &mut **self.more.get_or_insert_default();
+        if words.len() <= word {
+            words.resize(word + 1, 0);
         }
-        self.more[word] |= bit;
+        words[word] |= bit;
     }
 
     /// Takes a server out again.
@@ -28,15 +36,22 @@ impl Tried {
             self.first = None;
         }
         let (word, bit) = place(server);
-        if let Some(bits) = self.more.get_mut(word) {
+        if let Some(bits) = self.more.as_mut().and_then(|more| more.0.get_mut(word)) {
             *bits &= !bit;
         }
     }
 
     /// Whether the server was added.
+    #[inline]
     pub fn has(&self, server: u32) -> bool {
+        self.first == Some(server) || self.more.as_ref().is_some_and(|more| more.has(server))
+    }
+}
+
+impl Bits {
+    fn has(&self, server: u32) -> bool {
         let (word, bit) = place(server);
-        self.first == Some(server) || self.more.get(word).is_some_and(|bits| bits & bit != 0)
+        self.0.get(word).is_some_and(|bits| bits & bit != 0)
     }
 }
 

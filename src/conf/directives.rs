@@ -14,7 +14,7 @@ use nginx_sys::{
 use super::balancer::{self, Handler};
 use super::settings::{Main, Server, upstreams};
 use super::upsync::Upsync;
-use crate::grammar::size;
+use crate::grammar::{method, size};
 use crate::ngx::boundary::guarded;
 use crate::ngx::conf::{Directive, ERROR, OK};
 use crate::ngx::pool;
@@ -35,7 +35,7 @@ pub const fn commands() -> [ngx_command_t; COUNT] {
             upsync_dump_path,
             NGX_HTTP_SRV_CONF_OFFSET,
         ),
-        command(c"upsync_lb", UPSTREAM | NGX_CONF_TAKE1, upsync_lb, NGX_HTTP_SRV_CONF_OFFSET),
+        command(c"upsync_lb", UPSTREAM | NGX_CONF_1MORE, upsync_lb, NGX_HTTP_SRV_CONF_OFFSET),
         command(
             c"upsync_max_body",
             UPSTREAM | NGX_CONF_TAKE1,
@@ -102,9 +102,6 @@ unsafe extern "C" fn upsync(
             return directive
                 .error("\"upsync\" directive is duplicate, expected one source in an upstream");
         }
-        if let Some(name) = server.balancer.get() {
-            return directive.error(balancer::not_yet(name));
-        }
         if server.name.get().is_some() {
             return directive.error(super::dyups::WITH_UPSYNC);
         }
@@ -114,15 +111,6 @@ unsafe extern "C" fn upsync(
         }
         // SAFETY: `upsync` stands in an `upstream {}`, whose settings these are.
         let upstream = unsafe { balancer::current_upstream(cf) };
-        // SAFETY: as above.
-        let is_taken = unsafe { (*upstream).peer.init_upstream.is_some() && !server.hooked.get() };
-        // SAFETY: as above.
-        unsafe { balancer::hook(upstream, server) };
-        if is_taken || server.below.get().is_some() {
-            return directive.error(
-                "a balancing directive of another module stands before \"upsync\", expected none",
-            );
-        }
         // SAFETY: as above.
         unsafe { add_placeholder(cf, &mut *upstream) }.map_or(ERROR, |()| OK)
     };
@@ -247,16 +235,12 @@ unsafe extern "C" fn upsync_lb(
     conf: *mut c_void,
 ) -> *mut c_char {
     let handler = |directive: &mut Directive<'_>, server: &Server, words: &[String]| {
-        if words[1] != "roundrobin" {
-            let method = &words[1];
-            return directive.error(format_args!(
-                "unknown method \"{method}\" in \"upsync_lb\", expected roundrobin"
-            ));
+        let words: Vec<&str> = words[1..].iter().map(String::as_str).collect();
+        match method::lb(&words).map(|lb| server.lb.set(lb)) {
+            Ok(Ok(())) => OK,
+            Ok(Err(_)) => directive.error("\"upsync_lb\" directive is duplicate, expected it once"),
+            Err(error) => directive.error(error),
         }
-        if server.balanced.replace(true) {
-            return directive.error("\"upsync_lb\" directive is duplicate, expected it once");
-        }
-        OK
     };
     // SAFETY: the command names the settings of an upstream.
     unsafe { handle(cf, conf, handler) }

@@ -15,9 +15,9 @@ use crate::ngx::cycle;
 /// where a file can only be written in place.
 pub fn prepare(main: &Main, nginx_cycle: &ngx_cycle_t) {
     let owner = cycle::worker_owner(nginx_cycle);
-    for synced in main.synced() {
-        if let Some(path) = synced.server.dump_path.get() {
-            prepare_one(&synced.name(), Path::new(path), owner, nginx_cycle.log);
+    for managed in main.managed() {
+        if let Some(path) = managed.server.dump_path.get() {
+            prepare_one(&managed.name(), Path::new(path), owner, nginx_cycle.log);
         }
     }
 }

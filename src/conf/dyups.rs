@@ -133,7 +133,11 @@ unsafe extern "C" fn dyups(
 }
 
 /// The first argument of the directive being read, as a value with variables.
-unsafe fn compile(cf: *mut ngx_conf_t) -> Option<NonNull<ngx_http_complex_value_t>> {
+///
+/// # Safety
+///
+/// `cf` is what nginx hands to the handler of a directive that has an argument.
+pub unsafe fn compile(cf: *mut ngx_conf_t) -> Option<NonNull<ngx_http_complex_value_t>> {
     // SAFETY: nginx keeps the words of a directive in an array of strings; zeros are what it wants
     // of a request to compile and of its result before it is filled.
     unsafe {

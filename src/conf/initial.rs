@@ -2,16 +2,18 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::ptr;
 use std::time::Duration;
 
 use nginx_sys::{
-    NGX_LOG_WARN, ngx_cycle, ngx_http_upstream_server_t, ngx_http_upstream_srv_conf_t,
+    NGX_LOG_WARN, ngx_cycle, ngx_http_upstream_server_t, ngx_http_upstream_srv_conf_t, ngx_uint_t,
 };
 use thiserror::Error;
 
 use super::directives::is_placeholder;
-use super::settings::{Main, Synced};
+use super::settings::{Main, Managed, Server};
 use crate::grammar::server;
+use crate::model::body::Changes;
 use crate::model::{Endpoint, List, Parameters, Peer};
 use crate::ngx::{cycle, thread};
 use crate::shm::directory::Origin;
@@ -19,6 +21,10 @@ use crate::source::{self, Settings};
 
 /// The longest that nginx's start waits for a source it cannot do without.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The bit of `down` that nginx 1.29.6 and later has for a server that drains:
+/// `NGX_HTTP_UPSTREAM_DRAINING`. Those before know 1 only.
+const DRAINING: ngx_uint_t = 8;
 
 /// A dump file larger than this is no dump file.
 const DUMP_MAX: u64 = 64 * 1024 * 1024;
@@ -30,10 +36,10 @@ pub struct InitialError {
     cause: String,
 }
 
-/// What the watcher of an upstream has to know.
-pub fn watcher_settings(main: &Main, synced: &Synced<'_>) -> Settings {
-    let upsync = synced.upsync;
-    Settings {
+/// What the watcher of an upstream has to know, if it has a source.
+pub fn watcher_settings(main: &Main, synced: &Managed<'_>) -> Option<Settings> {
+    let upsync = synced.upsync()?;
+    Some(Settings {
         upstream: synced.name(),
         consul: upsync.consul.clone(),
         query: upsync.query.clone(),
@@ -42,22 +48,27 @@ pub fn watcher_settings(main: &Main, synced: &Synced<'_>) -> Settings {
         dump_path: synced.server.dump_path.get().map(PathBuf::from),
         max_body: synced.server.max_body(main),
         allow_empty: upsync.allow_empty,
-    }
+    })
 }
 
 /// The source's own list where nginx is not to start without it, else the dump file's, else that
 /// of the `server` lines.
 pub fn list(
     main: &Main,
-    synced: &Synced<'_>,
+    synced: &Managed<'_>,
     may_fetch: bool,
 ) -> Result<(List, Origin), InitialError> {
-    if may_fetch && synced.upsync.strong_dependency && cycle::is_start() && !cycle::is_test() {
-        let settings = watcher_settings(main, synced);
+    let must_fetch = synced.upsync().is_some_and(|upsync| upsync.strong_dependency);
+    if may_fetch
+        && must_fetch
+        && cycle::is_start()
+        && !cycle::is_test()
+        && let Some(settings) = watcher_settings(main, synced)
+    {
         let timeout = START_TIMEOUT.min(settings.timeout);
         let list = thread::with_signals_blocked(|| source::fetch_once(&settings, timeout))
             .map_err(|error| InitialError { cause: error.to_string() })?;
-        if !list.is_empty() || synced.upsync.allow_empty {
+        if !list.is_empty() || settings.allow_empty {
             return Ok((list, Origin::Source));
         }
     }
@@ -72,7 +83,7 @@ fn warn(message: std::fmt::Arguments<'_>) {
 }
 
 /// The servers of a dump file, if it is there and has any.
-fn dumped(synced: &Synced<'_>, path: &str) -> Option<List> {
+fn dumped(synced: &Managed<'_>, path: &str) -> Option<List> {
     let text = match fs::metadata(path) {
         Ok(file) if file.len() > DUMP_MAX || !file.is_file() => {
             warn(format_args!(
@@ -102,10 +113,17 @@ pub fn configured(upstream: &ngx_http_upstream_srv_conf_t) -> List {
     // SAFETY: the array, if there is one, is of servers, and lives as the upstream does.
     let servers: &[ngx_http_upstream_server_t] =
         unsafe { upstream.servers.as_ref().map_or(&[], |servers| servers.as_slice()) };
-    List::new(servers.iter().filter(|server| !is_placeholder(server)).flat_map(peers))
+    let ours = Server::of(upstream);
+    let more = |server: &ngx_http_upstream_server_t| {
+        let more = ours?.more.borrow();
+        let of_it = more.iter().find(|more| ptr::eq(more.addrs, server.addrs));
+        of_it.map(|more| more.changes)
+    };
+    let servers = servers.iter().filter(|server| !is_placeholder(server));
+    List::new(servers.flat_map(|server| peers(server, more(server).unwrap_or_default())))
 }
 
-fn peers(server: &ngx_http_upstream_server_t) -> Vec<Peer> {
+fn peers(server: &ngx_http_upstream_server_t, more: Changes) -> Vec<Peer> {
     if server.addrs.is_null() {
         return Vec::new();
     }
@@ -114,9 +132,12 @@ fn peers(server: &ngx_http_upstream_server_t) -> Vec<Peer> {
         max_fails: server.max_fails as u32,
         fail_timeout: server.fail_timeout as u32,
         max_conns: server.max_conns as u32,
-        down: server.down != 0,
+        down: server.down & !DRAINING != 0,
         backup: server.backup() != 0,
+        drain: server.down & DRAINING != 0,
+        slow_start: 0,
     };
+    let parameters = more.apply(parameters);
     // SAFETY: nginx has resolved the name to so many addresses.
     let addresses = unsafe { std::slice::from_raw_parts(server.addrs, server.naddrs) };
     let peer = |name: &str| match Endpoint::parse(name, None) {

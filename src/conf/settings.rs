@@ -11,21 +11,23 @@ use nginx_sys::{
     ngx_http_upstream_main_conf_t, ngx_http_upstream_module, ngx_http_upstream_srv_conf_t,
 };
 
+use super::server_line::More;
 use super::upsync::Upsync;
 use crate::api::desk::Desk;
 use crate::api::route::Access;
-use crate::model::Name;
+use crate::model::method::Lb;
+use crate::model::{Method, Name};
 use crate::module::ngx_http_upsync_module;
 use crate::shm::ledger::Book;
 use crate::shm::zone::Zone;
-use crate::upstream::{Live, Names};
+use crate::upstream::{Balancing, Live, Names};
 
 /// The largest answer of a source, in bytes, where no `upsync_max_body` says otherwise.
 pub const MAX_BODY: u64 = 32 * 1024 * 1024;
 
 /// From this version on nginx keeps connections without a directive, and this many:
 /// `ngx_http_upstream_keepalive_module` of nginx 1.29.7.
-const KEPT_BY_DEFAULT: u32 = 1_029_007;
+pub const KEPT_BY_DEFAULT: u32 = 1_029_007;
 const KEPT: u32 = 32;
 
 /// Settings of `http {}`.
@@ -68,18 +70,34 @@ pub struct Server {
     pub upsync: OnceCell<Upsync>,
     /// `upsync_dump_path`, with its folder.
     pub dump_path: OnceCell<String>,
-    /// `upsync_lb` was given.
-    pub balanced: Cell<bool>,
+    /// `upsync_lb`.
+    pub lb: OnceCell<Lb>,
     /// `upsync_max_body`, in bytes.
     pub max_body: Cell<Option<u64>>,
-    /// A balancing directive of nginx's own that the block has.
-    pub balancer: OnceCell<&'static str>,
+    /// The balancing directive that the block has, or why it is one that we do not know.
+    pub method: RefCell<Option<Result<Method, String>>>,
+    /// That directive, or what it says, is not in this nginx.
+    pub lacking: Cell<bool>,
+    /// The key of `hash`.
+    pub key: Cell<Option<NonNull<ngx_http_complex_value_t>>>,
+    /// What `upsync_lb` and the directive come to, when the block has been read.
+    pub chosen: OnceCell<Method>,
+    /// The block has nginx's `sticky`.
+    pub sticky: Cell<bool>,
+    /// A `server` line has nginx's `route`, which names a server for `sticky`.
+    pub has_route: Cell<bool>,
+    /// Parameters of `server` lines that nginx lacks.
+    pub more: RefCell<Vec<More>>,
     /// The number in `keepalive`.
     pub keepalive: Cell<Option<u32>>,
     /// `dyups`: the variable whose value names a posted list.
     pub name: Cell<Option<NonNull<ngx_http_complex_value_t>>>,
     /// The upstream these settings were made for. Copies of it have them too.
     pub own: Cell<*const ngx_http_upstream_srv_conf_t>,
+    /// The `init_upstream` after the last directive of nginx's own.
+    pub known: Cell<ngx_http_upstream_init_pt>,
+    /// One that is neither nginx's nor ours.
+    pub foreign: Cell<ngx_http_upstream_init_pt>,
     /// Our `init_upstream` is in nginx's chain.
     pub hooked: Cell<bool>,
     /// What was there before it.
@@ -90,7 +108,7 @@ pub struct Server {
     pub inner: Cell<ngx_http_upstream_init_peer_pt>,
     /// Its list is to be put in force with the configuration: no source has spoken yet.
     pub awaits_commit: Cell<bool>,
-    /// The place in the zone of an upstream that has `upsync`.
+    /// The place in the zone of an upstream that is managed.
     pub live: OnceCell<Rc<Live>>,
 }
 
@@ -103,21 +121,32 @@ pub struct Location {
     pub handler: Cell<ngx_http_handler_pt>,
 }
 
-/// An upstream of nginx.conf that has `upsync`.
+/// An upstream of nginx.conf whose requests we balance in any case: it has `upsync` or `upsync_lb`,
+/// or a method that this nginx lacks.
 #[derive(Clone, Copy)]
-pub struct Synced<'a> {
+pub struct Managed<'a> {
     /// Its settings here.
     pub server: &'a Server,
-    /// What `upsync` says.
-    pub upsync: &'a Upsync,
     /// nginx's own part.
     pub nginx: &'a ngx_http_upstream_srv_conf_t,
 }
 
-impl Synced<'_> {
-    /// Its name, as one that a list may once have been posted for.
+impl Managed<'_> {
+    /// What `upsync` says.
+    pub fn upsync(&self) -> Option<&Upsync> {
+        self.server.upsync.get()
+    }
+
+    /// Its name, as one that a list may once have been posted for which its source now replaces.
     pub fn posted_name(&self) -> Option<Name> {
-        Name::parse(self.nginx.host.as_bytes()).ok()
+        Name::parse(self.nginx.host.as_bytes()).ok().filter(|_| self.upsync().is_some())
+    }
+
+    /// The name of its entry in the zone. Without a source a list may be posted for it, which is
+    /// one of its own: no name that can be posted has a slash.
+    pub fn entry_name(&self) -> Vec<u8> {
+        let own: &[u8] = if self.upsync().is_some() { b"" } else { b"/" };
+        [own, self.nginx.host.as_bytes()].concat()
     }
 
     /// Its name, for messages.
@@ -193,13 +222,10 @@ impl Main {
         self.upstreams().find(|(nginx, _)| nginx.host.as_bytes().eq_ignore_ascii_case(name))
     }
 
-    /// The upstreams that have `upsync`.
-    pub fn synced(&self) -> Vec<Synced<'_>> {
-        let all = self.upstreams();
-        all.filter_map(|(nginx, server)| {
-            Some(Synced { server, upsync: server.upsync.get()?, nginx })
-        })
-        .collect()
+    /// The upstreams whose requests we balance in any case.
+    pub fn managed(&self) -> Vec<Managed<'_>> {
+        let all = self.upstreams().filter(|(_, server)| server.is_managed());
+        all.map(|(nginx, server)| Managed { server, nginx }).collect()
     }
 
     /// The idle connections that each worker keeps for all names made at run time.
@@ -291,9 +317,20 @@ impl Server {
         !self.own.get().is_null() && !ptr::eq(self.own.get(), upstream)
     }
 
-    /// Whether nginx's own `sticky` is over the balancer. It looks into nginx's own lists.
-    pub fn has_sticky(&self) -> bool {
-        self.balancer.get() == Some(&"sticky")
+    /// Whether requests go by our own balancer in any case.
+    pub fn is_managed(&self) -> bool {
+        self.upsync.get().is_some() || self.lb.get().is_some() || self.lacking.get()
+    }
+
+    /// Whether the block says anything about how a server is chosen.
+    pub fn says_how(&self) -> bool {
+        self.method.borrow().is_some() || self.lb.get().is_some() || self.sticky.get()
+    }
+
+    /// How the block says that a server is chosen.
+    pub fn balancing(&self) -> Balancing {
+        let method = self.chosen.get().cloned().unwrap_or_default();
+        Balancing::configured(method, self.key.get(), self.sticky.get())
     }
 
     /// The largest answer of its source, in bytes.

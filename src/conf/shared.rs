@@ -13,7 +13,7 @@ use nginx_sys::{
 use thiserror::Error;
 
 use super::initial::{self, InitialError};
-use super::settings::{Main, Synced};
+use super::settings::{Main, Managed};
 use crate::model::{List, Name};
 use crate::module::ngx_http_upsync_module;
 use crate::ngx::boundary::guarded;
@@ -84,14 +84,17 @@ unsafe extern "C" fn init(zone: *mut ngx_shm_zone_t, last: *mut c_void) -> ngx_i
 fn enter(main: &Main, zone: Zone, is_new: bool) -> Result<(), ZoneError> {
     main.zone.set(Some(zone));
     main.cycle.set(zone.cycle() + 1);
-    for synced in main.synced() {
-        let upstream = Upstream::open(zone, synced.nginx.host.as_bytes())?;
+    for managed in main.managed() {
+        let upstream = Upstream::open(zone, &managed.entry_name())?;
         if is_new && upstream.block().is_none() {
-            publish_initial(main, &synced, &upstream, true)?;
+            publish_initial(main, &managed, &upstream, true)?;
         } else {
-            synced.server.awaits_commit.set(upstream.origin() != Origin::Source);
+            managed.server.awaits_commit.set(upstream.origin() != Origin::Source);
         }
-        let _ = synced.server.live.set(Rc::new(Live::configured(upstream)));
+        let _ = managed
+            .server
+            .live
+            .set(Rc::new(Live::configured(upstream, managed.server.balancing())));
     }
     Ok(())
 }
@@ -145,12 +148,12 @@ fn last_zone() -> Option<Zone> {
 
 fn publish_initial(
     main: &Main,
-    synced: &Synced<'_>,
+    managed: &Managed<'_>,
     upstream: &Upstream,
     may_fetch: bool,
 ) -> Result<(), ZoneError> {
-    let (list, origin) = initial::list(main, synced, may_fetch)
-        .map_err(|cause| ZoneError::Initial { upstream: synced.name(), cause })?;
+    let (list, origin) = initial::list(main, managed, may_fetch)
+        .map_err(|cause| ZoneError::Initial { upstream: managed.name(), cause })?;
     // One that was posted before the upstream had a source goes in any case.
     if list.is_empty() && origin == Origin::Config && upstream.origin() != Origin::Api {
         return Ok(());
@@ -158,7 +161,7 @@ fn publish_initial(
     upstream
         .publish(main.cycle.get(), &list, origin)
         .map(|_| ())
-        .map_err(|cause| ZoneError::Publish { upstream: synced.name(), cause })
+        .map_err(|cause| ZoneError::Publish { upstream: managed.name(), cause })
 }
 
 /// The configuration is in force: older ones write no more. Where no source has spoken yet, the
@@ -172,23 +175,23 @@ pub fn commit(main: &Main, log: *mut ngx_log_t) -> Vec<Name> {
         catch_up(zone, last, log);
     }
     main.since.set(now());
-    for live in main.synced().iter().filter_map(|synced| synced.server.live.get()) {
+    for live in main.managed().iter().filter_map(|managed| managed.server.live.get()) {
         live.upstream().follow(main.cycle.get());
     }
     zone.enter_cycle(main.cycle.get());
     let unused = remove_unused(main, zone);
-    for synced in main.synced() {
-        let Some(upstream) = synced.server.live.get().map(|live| live.upstream()) else {
+    for managed in main.managed() {
+        let Some(upstream) = managed.server.live.get().map(|live| live.upstream()) else {
             continue;
         };
-        if synced.server.awaits_commit.get()
+        if managed.server.awaits_commit.get()
             && upstream.origin() != Origin::Source
-            && let Err(error) = publish_initial(main, &synced, upstream, false)
+            && let Err(error) = publish_initial(main, &managed, upstream, false)
         {
             ngx::ngx_log_error!(NGX_LOG_ERR, log, "upsync: {error}");
         }
     }
-    let followed = main.synced().into_iter().filter_map(|synced| synced.posted_name());
+    let followed = main.managed().into_iter().filter_map(|managed| managed.posted_name());
     followed.chain(unused).collect()
 }
 

@@ -103,8 +103,7 @@ fn keep(zone: Zone, folder: &Folder, lock: Option<&Lock>, log: *mut ngx_log_t) {
         return;
     };
     for (name, list) in shared::posted(zone) {
-        let servers = list.peers().iter().map(|peer| (&peer.address, peer.parameters));
-        let text = body::render_upstream(name.as_str(), servers);
+        let text = body::render_upstream(name.as_str(), &list);
         let kept = folder.prepare_list(lock, &name, &text).and_then(Change::commit);
         if let Err(error) = kept {
             let text =

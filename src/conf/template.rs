@@ -25,9 +25,6 @@ static HIDDEN: &CStr = c"/dyups";
 pub unsafe fn find(cf: *mut ngx_conf_t, main: &Main) -> bool {
     let found = match main.template_name.get() {
         Some(name) => match main.upstream(name) {
-            Some((_, server)) if server.has_sticky() => Err(format!(
-                "upstream \"{name}\" in \"dyups_upstream\" has \"sticky\", which run-time upstreams cannot have"
-            )),
             Some((nginx, _)) => Ok(NonNull::from(nginx)),
             None => Err(format!(
                 "no upstream \"{name}\" for \"dyups_upstream\", expected the name of an \"upstream\" block"

@@ -2,17 +2,19 @@
 //! block, read strictly. The first fault refuses all.
 //!
 //! White space and `#` comments stand between words as in nginx's configuration. There are no
-//! quotes, variables, escapes and nested blocks.
+//! quotes, escapes and nested blocks, and no variables but in the key of `hash`.
 #![forbid(unsafe_code)]
 
 mod block;
+mod choice;
 mod reader;
 mod refusal;
 
+use super::method;
 use super::parameter::{self, ParameterError};
 use super::words::Word;
 use crate::model::body::{Body, Changes, Place, Server, Target};
-use crate::model::{Endpoint, Name};
+use crate::model::{Endpoint, Method, Name};
 use reader::Reader;
 
 pub use block::{parse_upstream, render_upstream};
@@ -24,16 +26,18 @@ pub const SERVERS_MAX: usize = 100_000;
 /// The largest number of `keepalive`.
 pub const KEEPALIVE_MAX: u32 = 65_535;
 
-const DIRECTIVES: &str = "\"server\" or \"keepalive\"";
-const PARAMETERS: &str = "weight=N, max_fails=N, fail_timeout=TIME, max_conns=N, backup or down";
-const CHANGES: &str =
-    "weight=N, max_fails=N, fail_timeout=TIME, max_conns=N, backup[=on|off] or down[=on|off]";
+const DIRECTIVES: &str = "\"server\", \"keepalive\", \"least_conn\", \"ip_hash\", \"hash\", \"random\" or \
+                          \"least_time\"";
+const PARAMETERS: &str = "weight=N, max_fails=N, fail_timeout=TIME, max_conns=N, slow_start=TIME, \
+                          backup, drain or down";
+const CHANGES: &str = "weight=N, max_fails=N, fail_timeout=TIME, max_conns=N, slow_start=TIME, \
+                       backup[=on|off], drain[=on|off] or down[=on|off]";
 const ADDRESS: &str = "an address after \"server\"";
 const SEMICOLON_BEFORE: &str = "\";\" before it";
 
 /// Directives of an `upstream` block, nginx's own and those of the modules whose place this one
 /// takes, that cannot be posted.
-const UNAVAILABLE: [&str; 28] = [
+const UNAVAILABLE: [&str; 22] = [
     "check",
     "check_fastcgi_param",
     "check_http_expect_alive",
@@ -41,16 +45,11 @@ const UNAVAILABLE: [&str; 28] = [
     "check_keepalive_requests",
     "consistent_hash",
     "fair",
-    "hash",
-    "ip_hash",
     "keepalive_requests",
     "keepalive_time",
     "keepalive_timeout",
-    "least_conn",
-    "least_time",
     "ntlm",
     "queue",
-    "random",
     "resolver",
     "resolver_timeout",
     "session_sticky",
@@ -59,18 +58,19 @@ const UNAVAILABLE: [&str; 28] = [
     "sticky_cookie_insert",
     "upsync",
     "upsync_dump_path",
-    "upsync_lb",
     "vnswrr",
     "zone",
 ];
 
 /// Reads the content of an `upstream` block, in any order:
 ///
-/// - `server ADDRESS [weight=N] [max_fails=N] [fail_timeout=TIME] [max_conns=N] [backup] [down];`,
-///   1 to [`SERVERS_MAX`] times; each parameter once at most. ADDRESS is what [`Endpoint::parse`]
+/// - `server ADDRESS [weight=N] [max_fails=N] [fail_timeout=TIME] [max_conns=N] [slow_start=TIME]
+///   [backup] [drain] [down];`, 1 to [`SERVERS_MAX`] times; each parameter once at most. ADDRESS is what [`Endpoint::parse`]
 ///   reads, with 80 where no port is given, or `upstream:NAME`. That takes the port of a host
 ///   named `upstream`, which therefore is to be written `upstream.`.
 /// - `keepalive N;` with N from 1 to [`KEEPALIVE_MAX`], once at most.
+/// - One directive at most that [`method::read_any`] reads; `upsync_lb local` with networks. Whether the variables in a key exist is not
+///   known here.
 pub fn parse(text: &[u8]) -> Result<Body, Refusal> {
     let mut reader = Reader::new(text);
     let mut body = Body::default();
@@ -84,6 +84,12 @@ pub fn parse(text: &[u8]) -> Result<Body, Refusal> {
                 return Err(Refusal::of(&word, Reason::Duplicate("keepalive")));
             }
             "keepalive" => body.keepalive = Some((place(&word), keepalive(&mut reader)?)),
+            name if name == "upsync_lb" || method::is_method(name) => {
+                choice::read(&mut body.method, &mut reader, &word)?;
+                if matches!(&body.method, Some((_, Method::Local(near))) if near.is_empty()) {
+                    return Err(Refusal::of(&word, Reason::NoNetwork));
+                }
+            }
             _ => return Err(no_directive(&word, DIRECTIVES)),
         }
     }
@@ -99,7 +105,9 @@ pub fn parse_server(text: &[u8]) -> Result<Server, Refusal> {
     let word = reader.word()?.ok_or_else(|| Refusal::at((1, 1), Reason::NoServer))?;
     match word.text {
         "server" => {}
-        "keepalive" => return Err(Refusal::unexpected(&word, "\"server\"")),
+        name if is_directive(name) => {
+            return Err(Refusal::unexpected(&word, "\"server\""));
+        }
         _ => return Err(no_directive(&word, "\"server\"")),
     }
     let server = server(&mut reader, &word)?;
@@ -108,7 +116,8 @@ pub fn parse_server(text: &[u8]) -> Result<Server, Refusal> {
 }
 
 /// Reads one or more of the words `weight=N`, `max_fails=N`, `fail_timeout=TIME`, `max_conns=N`,
-/// `backup[=on|off]` and `down[=on|off]`, each once at most, with or without a `;` at the end.
+/// `slow_start=TIME`, `backup[=on|off]`, `drain[=on|off]` and `down[=on|off]`, each once at most,
+/// with or without a `;` at the end.
 pub fn parse_changes(text: &[u8]) -> Result<Changes, Refusal> {
     let mut reader = Reader::new(text);
     let mut changes = Changes::default();
@@ -151,7 +160,9 @@ fn parameters(reader: &mut Reader<'_>) -> Result<Changes, Refusal> {
         let word = reader.expect("\";\"")?;
         match word.text {
             ";" => return Ok(changes),
-            "server" | "keepalive" => return Err(Refusal::unexpected(&word, SEMICOLON_BEFORE)),
+            name if is_directive(name) => {
+                return Err(Refusal::unexpected(&word, SEMICOLON_BEFORE));
+            }
             text => {
                 parameter::add(&mut changes, text).map_err(|e| refused(&word, e, PARAMETERS))?
             }
@@ -171,6 +182,10 @@ fn keepalive(reader: &mut Reader<'_>) -> Result<u32, Refusal> {
         Word { text: ";", .. } => Ok(number),
         word => Err(Refusal::unexpected(&word, SEMICOLON_BEFORE)),
     }
+}
+
+fn is_directive(name: &str) -> bool {
+    matches!(name, "server" | "keepalive" | "upsync_lb") || method::is_method(name)
 }
 
 fn no_directive(word: &Word<'_>, expected: &'static str) -> Refusal {

@@ -8,6 +8,13 @@ use crate::model::body::Changes;
 use crate::model::list::{COUNT_MAX, WEIGHT_MAX};
 use crate::model::{Parameters, Printable};
 
+/// What [`slow_start`] reads, for messages.
+pub const SLOW_START: &str = "a time of at most 2147483647 milliseconds";
+
+/// What JSON may have for it: a number without a unit is one of seconds, as in nginx's times.
+pub const SLOW_START_JSON: &str =
+    "a number of seconds or a time of at most 2147483647 milliseconds";
+
 /// Why a word is no parameter.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ParameterError {
@@ -32,8 +39,8 @@ pub fn set(parameters: &mut Parameters, word: &str) -> Result<(), ParameterError
 }
 
 /// Notes the parameter that `word` stands for: `weight=N` (0 to 65,535: unlike nginx also 0),
-/// `max_fails=N`, `max_conns=N`, `fail_timeout=TIME`, `backup` or `down`; each once at most. On an
-/// error nothing is noted.
+/// `max_fails=N`, `max_conns=N`, `fail_timeout=TIME`, `slow_start=TIME` (0 to 2,147,483,647 ms),
+/// `backup`, `drain` or `down`; each once at most. On an error nothing is noted.
 pub fn add(changes: &mut Changes, word: &str) -> Result<(), ParameterError> {
     let invalid = |expected| ParameterError::Value(word.to_owned(), expected);
     let count = |value| number(value, COUNT_MAX).ok_or_else(|| invalid("0 to 2147483647"));
@@ -49,13 +56,18 @@ pub fn add(changes: &mut Changes, word: &str) -> Result<(), ParameterError> {
             let time = seconds(value).ok_or_else(|| invalid(expected))?;
             note(&mut changes.fail_timeout, time, "fail_timeout")
         }
+        ("slow_start", Some(value)) => {
+            let time = slow_start(value).ok_or_else(|| invalid(SLOW_START))?;
+            note(&mut changes.slow_start, time, "slow_start")
+        }
         ("backup", None) => note(&mut changes.backup, true, "backup"),
+        ("drain", None) => note(&mut changes.drain, true, "drain"),
         ("down", None) => note(&mut changes.down, true, "down"),
         _ => Err(ParameterError::Unknown(word.to_owned())),
     }
 }
 
-/// As [`add`], and also `backup=on`, `backup=off`, `down=on` and `down=off`.
+/// As [`add`], and also `on` and `off` as values of `backup`, `drain` and `down`.
 pub fn change(changes: &mut Changes, word: &str) -> Result<(), ParameterError> {
     let switch = |value| match value {
         "on" => Ok(true),
@@ -64,6 +76,7 @@ pub fn change(changes: &mut Changes, word: &str) -> Result<(), ParameterError> {
     };
     match split(word) {
         ("backup", Some(value)) => note(&mut changes.backup, switch(value)?, "backup"),
+        ("drain", Some(value)) => note(&mut changes.drain, switch(value)?, "drain"),
         ("down", Some(value)) => note(&mut changes.down, switch(value)?, "down"),
         _ => add(changes, word),
     }
@@ -87,6 +100,12 @@ fn note<T>(noted: &mut Option<T>, value: T, name: &'static str) -> Result<(), Pa
 fn seconds(text: &str) -> Option<u32> {
     let seconds = time::parse_seconds(text).and_then(|seconds| u32::try_from(seconds).ok());
     seconds.filter(|&seconds| seconds <= COUNT_MAX)
+}
+
+/// Reads a time as nginx has it, in milliseconds: the value of `slow_start`.
+pub fn slow_start(text: &str) -> Option<u32> {
+    let time = time::parse_milliseconds(text).and_then(|time| u32::try_from(time).ok());
+    time.filter(|&time| time <= COUNT_MAX)
 }
 
 /// Digits only, as `ngx_atoi` has it: `parse` alone would take a sign.
@@ -119,6 +138,12 @@ mod tests {
         assert_eq!(after("max_conns=2147483647"), Ok(Parameters { max_conns: COUNT_MAX, ..plain }));
         assert_eq!(after("fail_timeout=1m30s"), Ok(Parameters { fail_timeout: 90, ..plain }));
         assert_eq!(after("backup"), Ok(Parameters { backup: true, ..plain }));
+        assert_eq!(after("slow_start=30s"), Ok(Parameters { slow_start: 30_000, ..plain }));
+        assert_eq!(after("slow_start=1s500ms"), Ok(Parameters { slow_start: 1500, ..plain }));
+        assert_eq!(after("slow_start=0"), Ok(plain));
+        let longest = Parameters { slow_start: COUNT_MAX, ..plain };
+        assert_eq!(after("slow_start=2147483647ms"), Ok(longest));
+        assert_eq!(after("drain"), Ok(Parameters { drain: true, ..plain }));
         assert_eq!(after("down"), Ok(Parameters { down: true, ..plain }));
     }
 
@@ -126,6 +151,9 @@ mod tests {
     fn a_value_out_of_range_says_what_is_right() {
         let message = "invalid value in \"weight=65536\", expected 0 to 65535";
         assert_eq!(after("weight=65536"), Err(message.into()));
+        let message =
+            "invalid value in \"slow_start=x\", expected a time of at most 2147483647 milliseconds";
+        assert_eq!(after("slow_start=x"), Err(message.into()));
         for word in [
             "weight=",
             "weight=-1",
@@ -137,6 +165,11 @@ mod tests {
             "fail_timeout=500ms",
             "fail_timeout=",
             "fail_timeout=2147483648",
+            "slow_start=",
+            "slow_start=-1s",
+            "slow_start=1M",
+            "slow_start=2147483648ms",
+            "slow_start=2147484s",
         ] {
             assert!(after(word).is_err_and(|e| e.starts_with("invalid value")), "{word}");
         }
@@ -144,14 +177,33 @@ mod tests {
 
     #[test]
     fn other_words_are_unknown() {
-        for word in ["", "weight", "down=1", "backup=", "Weight=1", "slow_start=1s", "resolve"] {
+        for word in [
+            "",
+            "weight",
+            "down=1",
+            "backup=",
+            "drain=on",
+            "Weight=1",
+            "slow_start",
+            "Slow_start=1s",
+            "resolve",
+        ] {
             assert!(after(word).is_err_and(|e| e.starts_with("unknown parameter")), "{word}");
         }
     }
 
     #[test]
     fn a_change_is_noted_once() {
-        for word in ["weight=2", "max_fails=2", "max_conns=2", "fail_timeout=2", "backup", "down"] {
+        for word in [
+            "weight=2",
+            "max_fails=2",
+            "max_conns=2",
+            "fail_timeout=2",
+            "slow_start=2",
+            "backup",
+            "drain",
+            "down",
+        ] {
             let mut changes = Changes::default();
             assert_eq!(add(&mut changes, word), Ok(()));
             let noted = changes;
@@ -171,10 +223,15 @@ mod tests {
         let changed = |words: &str| {
             let mut changes = Changes::default();
             let all = words.split(' ').try_for_each(|word| change(&mut changes, word));
-            all.map(|()| (changes.backup, changes.down)).map_err(|error| error.to_string())
+            all.map(|()| (changes.backup, changes.drain, changes.down))
+                .map_err(|error| error.to_string())
         };
-        assert_eq!(changed("backup=off down"), Ok((Some(false), Some(true))));
-        assert_eq!(changed("weight=1 down=on"), Ok((None, Some(true))));
+        assert_eq!(changed("backup=off down"), Ok((Some(false), None, Some(true))));
+        assert_eq!(changed("weight=1 down=on"), Ok((None, None, Some(true))));
+        assert_eq!(changed("drain=on"), Ok((None, Some(true), None)));
+        assert_eq!(changed("slow_start=0 drain=off"), Ok((None, Some(false), None)));
+        let message = "invalid value in \"drain=yes\", expected on or off";
+        assert_eq!(changed("drain=yes"), Err(message.into()));
         let message = "invalid value in \"down=1\", expected on or off";
         assert_eq!(changed("down=1"), Err(message.into()));
         let message = "duplicate \"down\", expected it once at most";

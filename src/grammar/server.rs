@@ -8,6 +8,7 @@ use std::fmt::{self, Write};
 use thiserror::Error;
 
 use super::parameter::{self, ParameterError};
+use super::time::Milliseconds;
 use crate::model::address::AddressError;
 use crate::model::{Endpoint, List, Parameters, Peer, Printable};
 use statements::{Statement, Statements};
@@ -71,14 +72,26 @@ impl<A: fmt::Display> Line<A> {
 
 impl<A: fmt::Display> fmt::Display for Line<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Parameters { weight, max_fails, fail_timeout, max_conns, down, backup } =
-            self.parameters;
+        let Parameters {
+            weight,
+            max_fails,
+            fail_timeout,
+            max_conns,
+            down,
+            backup,
+            drain,
+            slow_start,
+        } = self.parameters;
         write!(f, "server {} weight={weight} max_fails={max_fails}", self.address)?;
         write!(f, " fail_timeout={fail_timeout}s")?;
         if max_conns != 0 {
             write!(f, " max_conns={max_conns}")?;
         }
+        if slow_start != 0 {
+            write!(f, " slow_start={}", Milliseconds(slow_start))?;
+        }
         f.write_str(if backup { " backup" } else { "" })?;
+        f.write_str(if drain { " drain" } else { "" })?;
         f.write_str(if down { " down;" } else { ";" })
     }
 }
@@ -111,10 +124,10 @@ pub(super) fn render<A: fmt::Display>(
     })
 }
 
-/// Reads `server ADDRESS [weight=N] [max_fails=N] [fail_timeout=TIME] [max_conns=N] [backup]
-/// [down];` statements with any white space and comments between. Parameters that are not there
-/// have nginx's defaults, the port too. A bad statement is skipped with a complaint and hides no
-/// other; of the same address the first stays.
+/// Reads `server ADDRESS [weight=N] [max_fails=N] [fail_timeout=TIME] [max_conns=N]
+/// [slow_start=TIME] [backup] [drain] [down];` statements with any white space and comments
+/// between. Parameters that are not there have nginx's defaults, the port too. A bad statement is
+/// skipped with a complaint and hides no other; of the same address the first stays.
 pub fn parse(text: &[u8]) -> (List, Vec<Complaint>) {
     let text = String::from_utf8_lossy(text);
     let mut complaints = Vec::new();
@@ -195,6 +208,17 @@ mod tests {
             Line::new("unix:/run/a", parameters).to_string(),
             "server unix:/run/a weight=1 max_fails=2 fail_timeout=10s max_conns=5 backup down;"
         );
+        let line = |slow_start, drain, parameters| {
+            let parameters = Parameters { slow_start, drain, ..parameters };
+            let line = Line::new("unix:/run/a", parameters).to_string();
+            line.replace("server unix:/run/a weight=1 max_fails=2 fail_timeout=10s", "")
+        };
+        assert_eq!(
+            line(30_000, true, parameters),
+            " max_conns=5 slow_start=30s backup drain down;"
+        );
+        assert_eq!(line(500, false, Parameters::CONSUL), " slow_start=500ms;");
+        assert_eq!(line(0, true, Parameters::CONSUL), " drain;");
     }
 
     #[test]
@@ -254,10 +278,12 @@ mod tests {
                 "/[a-z0-9./_-]{1,100}".prop_map(Address::Unix),
             ],
             weight in 1..=WEIGHT_MAX, max_fails in 0..=COUNT_MAX, fail_timeout in 0..=COUNT_MAX,
-            max_conns in 0..=COUNT_MAX, down: bool, backup: bool,
+            max_conns in 0..=COUNT_MAX, down: bool, backup: bool, drain: bool,
+            slow_start in 0..=COUNT_MAX,
         ) -> Peer {
-            let parameters =
-                Parameters { weight, max_fails, fail_timeout, max_conns, down, backup };
+            let parameters = Parameters {
+                weight, max_fails, fail_timeout, max_conns, down, backup, drain, slow_start,
+            };
             Peer { address, parameters }
         }
     }
@@ -282,7 +308,7 @@ mod tests {
         }
 
         #[test]
-        fn near_misses_are_read(text in r"((server|weight=|down|[0-9.:;# \n\[\]])){0,60}") {
+        fn near_misses_are_read(text in r"((server|weight=|slow_start=|drain|down|[0-9.:;# \n\[\]])){0,60}") {
             let (list, _) = parse(text.as_bytes());
             prop_assert_eq!(parse(render_dump(&list).as_bytes()).1, vec![]);
         }

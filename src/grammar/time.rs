@@ -1,6 +1,21 @@
 //! Times as nginx's directives write them (`ngx_parse_time`).
 #![forbid(unsafe_code)]
 
+use std::fmt;
+
+/// A time that [`parse_milliseconds`] reads back: `30s`, or `500ms` where it is not of whole seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Milliseconds(pub u32);
+
+impl fmt::Display for Milliseconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            time if time % 1000 == 0 => write!(f, "{}s", time / 1000),
+            time => write!(f, "{time}ms"),
+        }
+    }
+}
+
 /// A unit's letter, its rank (units stand in falling order) and its seconds.
 const UNITS: [(u8, u8, i64); 7] = [
     (b'y', 1, 365 * DAY),
@@ -122,6 +137,12 @@ mod tests {
     }
 
     #[test]
+    fn times_are_written_in_seconds_if_they_are_whole() {
+        let texts = [0, 999, 1000, 1500, 30_000].map(|time| Milliseconds(time).to_string());
+        assert_eq!(texts, ["0s", "999ms", "1s", "1500ms", "30s"]);
+    }
+
+    #[test]
     fn anything_else_is_refused() {
         for text in ["", "s", "-1", "+1", "1x", "1.5s", "10 s", "1s1m", "1m1m", "1S", "é", "1\t"] {
             assert_eq!((parse_seconds(text), parse_milliseconds(text)), (None, None), "{text}");
@@ -146,6 +167,12 @@ mod tests {
         #[test]
         fn any_text_gives_an_answer(text in any::<String>()) {
             let _ = (parse_seconds(&text), parse_milliseconds(&text));
+        }
+
+        #[test]
+        fn what_is_written_reads_back(time: u32) {
+            let text = Milliseconds(time).to_string();
+            prop_assert_eq!(parse_milliseconds(&text), Some(time.into()));
         }
 
         #[test]

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::{Endpoint, Name, Parameters};
+use super::{Endpoint, Method, Name, Parameters};
 
 /// Where in a body something stands, for messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,10 @@ pub struct Changes {
     pub down: Option<bool>,
     /// As there.
     pub backup: Option<bool>,
+    /// As there.
+    pub drain: Option<bool>,
+    /// As there.
+    pub slow_start: Option<u32>,
 }
 
 impl Changes {
@@ -55,6 +59,8 @@ impl Changes {
             max_conns: self.max_conns.unwrap_or(to.max_conns),
             down: self.down.unwrap_or(to.down),
             backup: self.backup.unwrap_or(to.backup),
+            drain: self.drain.unwrap_or(to.drain),
+            slow_start: self.slow_start.unwrap_or(to.slow_start),
         }
     }
 
@@ -91,4 +97,6 @@ pub struct Body {
     pub servers: Vec<Server>,
     /// Where `keepalive` stands and its number, if it was there.
     pub keepalive: Option<(Place, u32)>,
+    /// Where a balancing method stands and which, if one was there.
+    pub method: Option<(Place, Method)>,
 }

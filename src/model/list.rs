@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-use super::Address;
+use super::{Address, Method};
 
 /// The largest `weight`, as Consul's own weights have it.
 pub const WEIGHT_MAX: u32 = 65_535;
@@ -27,6 +27,11 @@ pub struct Parameters {
     pub down: bool,
     /// Used when no other server is available.
     pub backup: bool,
+    /// Takes none but requests that are bound to it, as by nginx's `sticky`.
+    pub drain: bool,
+    /// Milliseconds over which the share of a server that joined or came back grows from nothing
+    /// to its weight; 0 is at once.
+    pub slow_start: u32,
 }
 
 impl Parameters {
@@ -39,6 +44,8 @@ impl Parameters {
         max_conns: 0,
         down: false,
         backup: false,
+        drain: false,
+        slow_start: 0,
     };
 
     /// The defaults of nginx's `server` directive (`ngx_http_upstream_module`).
@@ -56,7 +63,11 @@ pub struct Peer {
 
 /// The servers of one upstream, the newest first, no address twice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct List(Vec<Peer>);
+pub struct List {
+    peers: Vec<Peer>,
+    /// How the upstream chooses a server, if the list came with a method of its own.
+    method: Option<Method>,
+}
 
 /// How many servers two lists tell apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,7 +84,8 @@ impl List {
     /// Takes peers in this order; of the same address the first stays.
     pub fn new(peers: impl IntoIterator<Item = Peer>) -> Self {
         let mut seen = HashSet::new();
-        Self(peers.into_iter().filter(|peer| seen.insert(peer.address.clone())).collect())
+        let peers = peers.into_iter().filter(|peer| seen.insert(peer.address.clone())).collect();
+        Self { peers, method: None }
     }
 
     /// The list after `answer`, which holds all servers there are in the order of the source.
@@ -81,10 +93,10 @@ impl List {
     /// nginx-upsync-module, whose users compare the text of the list.
     pub fn after(&self, answer: Self) -> Self {
         let known: HashMap<&Address, usize> =
-            self.0.iter().enumerate().map(|(place, peer)| (&peer.address, place)).collect();
-        let mut kept = vec![None; self.0.len()];
-        let mut peers = Vec::with_capacity(answer.0.len());
-        for peer in answer.0 {
+            self.peers.iter().enumerate().map(|(place, peer)| (&peer.address, place)).collect();
+        let mut kept = vec![None; self.peers.len()];
+        let mut peers = Vec::with_capacity(answer.peers.len());
+        for peer in answer.peers {
             match known.get(&peer.address) {
                 Some(&place) => kept[place] = Some(peer),
                 None => peers.push(peer),
@@ -92,15 +104,15 @@ impl List {
         }
         peers.reverse();
         peers.extend(kept.into_iter().flatten());
-        Self(peers)
+        Self { peers, method: answer.method }
     }
 
     /// What changed from `self` to `later`, whatever the order.
     pub fn difference(&self, later: &Self) -> Difference {
         let before: HashMap<&Address, &Parameters> =
-            self.0.iter().map(|peer| (&peer.address, &peer.parameters)).collect();
-        let mut difference = Difference { removed: self.0.len(), ..Difference::default() };
-        for peer in &later.0 {
+            self.peers.iter().map(|peer| (&peer.address, &peer.parameters)).collect();
+        let mut difference = Difference { removed: self.peers.len(), ..Difference::default() };
+        for peer in &later.peers {
             match before.get(&peer.address) {
                 None => difference.added += 1,
                 Some(&&parameters) => {
@@ -112,19 +124,29 @@ impl List {
         difference
     }
 
+    /// The list with this method instead of the one it had.
+    pub fn with_method(self, method: Option<Method>) -> Self {
+        Self { method, ..self }
+    }
+
+    /// The method that the list came with.
+    pub fn method(&self) -> Option<&Method> {
+        self.method.as_ref()
+    }
+
     /// The servers, the newest first.
     pub fn peers(&self) -> &[Peer] {
-        &self.0
+        &self.peers
     }
 
     /// The number of servers.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.peers.len()
     }
 
     /// Whether there is no server.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.peers.is_empty()
     }
 }
 
@@ -197,6 +219,15 @@ mod tests {
         assert!(before.difference(&list("c b a")).is_none());
         let later = List::new([weighted("b", 2), peer("c"), peer("d"), peer("e")]);
         assert_eq!(before.difference(&later), Difference { added: 2, removed: 1, changed: 1 });
+    }
+
+    #[test]
+    fn a_method_goes_with_its_list() {
+        let hashed = list("a").with_method(Some(Method::IpHash));
+        assert_eq!(hashed.method(), Some(&Method::IpHash));
+        assert_eq!(hashed.after(list("a b")).method(), None);
+        assert_eq!(list("a b").after(hashed.clone()).method(), Some(&Method::IpHash));
+        assert_eq!(hashed.with_method(None), list("a"));
     }
 
     fn any_list() -> impl Strategy<Value = List> {

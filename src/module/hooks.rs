@@ -7,9 +7,11 @@ use nginx_sys::{
     ngx_http_upstream_init_round_robin, ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_str_t,
 };
 
+use crate::conf::chosen::chosen;
 use crate::conf::settings::{Main, Server};
 use crate::conf::{balancer, directives};
 use crate::ngx::boundary::guarded;
+use crate::ngx::interfaces;
 use crate::upstream::names::Posted;
 use crate::upstream::peer;
 
@@ -21,21 +23,72 @@ fn blocks(main: &Main) -> impl Iterator<Item = (*mut ngx_http_upstream_srv_conf_
     })
 }
 
-/// Puts our `init_upstream` over what each block has.
+/// Finds out how each block balances, and puts our `init_upstream` over what it has where requests
+/// may go by lists of ours.
 ///
 /// # Safety
 ///
-/// Called from `init_main_conf` with the settings of the `http {}` just read.
-pub unsafe fn hook_all(main: &Main) {
+/// Called from `init_main_conf` with its argument and the settings of the `http {}` just read.
+pub unsafe fn hook_all(cf: *mut ngx_conf_t, main: &Main) -> bool {
     for (upstream, server) in blocks(main) {
         // SAFETY: the caller's word.
-        unsafe { balancer::hook(upstream, server) };
+        let result = unsafe { choose(cf, upstream, server) };
+        if let Err(reason) = result {
+            // SAFETY: nginx's upstream has its name, and the caller's `cf` a log.
+            let (name, log) = unsafe { ((*upstream).host.to_string(), (*cf).log) };
+            ngx::ngx_log_error!(NGX_LOG_EMERG, log, "upsync: upstream \"{name}\": {reason}");
+            return false;
+        }
+        if main.posting.get() || server.is_managed() {
+            // SAFETY: the caller's word.
+            unsafe { balancer::hook(upstream, server) };
+        }
+    }
+    true
+}
+
+/// # Safety
+///
+/// As of [`hook_all`].
+unsafe fn choose(
+    cf: *mut ngx_conf_t,
+    upstream: *mut ngx_http_upstream_srv_conf_t,
+    server: &Server,
+) -> Result<(), String> {
+    let method = server.method.borrow();
+    match chosen(server.lb.get(), method.as_ref(), interfaces::networks) {
+        Ok(method) => drop(server.chosen.set(method)),
+        Err(error) if server.is_managed() => return Err(error.to_string()),
+        // nginx knows what it says, and lists that are posted take turns.
+        Err(_) => {}
+    }
+    if !server.is_managed() {
+        let has_more = !server.more.borrow().is_empty();
+        return if has_more { Err(NOT_OURS.to_owned()) } else { Ok(()) };
+    }
+    if server.has_route.get() {
+        return Err(NO_ROUTE.to_owned());
+    }
+    // SAFETY: the caller's word.
+    match unsafe { balancer::foreign(cf, upstream, server) } {
+        Some(module) => Err(foreign(&module)),
+        None => Ok(()),
     }
 }
 
+const NOT_OURS: &str = "\"slow_start\" and \"drain\" in \"server\" are for upstreams with \"upsync\" or \"upsync_lb\", expected one of these";
+
+const NO_ROUTE: &str = "\"route\" in \"server\" cannot be used with \"upsync\" and \"upsync_lb\", expected \"sticky\" by a server's address";
+
+fn foreign(module: &str) -> String {
+    format!(
+        "a balancing directive of {module} stands in the block, expected one of nginx's own beside \"upsync\" and \"upsync_lb\""
+    )
+}
+
 /// An upstream that nginx has not initialised by way of ours has a balancer that we know nothing
-/// of. With `upsync` that is an error; without, a list that is posted takes the place of all there
-/// is.
+/// of. Where requests go by our own that is an error; elsewhere a list that is posted takes the
+/// place of all there is.
 ///
 /// # Safety
 ///
@@ -45,17 +98,14 @@ pub unsafe fn all_are_ours(cf: *mut ngx_conf_t, main: &Main) -> bool {
         if server.initialized.get() {
             continue;
         }
-        if server.upsync.get().is_some() {
+        if server.is_managed() {
             // SAFETY: nginx's upstream has its name, and the caller's `cf` a log.
             let (name, log) = unsafe { ((*upstream).host.to_string(), (*cf).log) };
-            ngx::ngx_log_error!(
-                NGX_LOG_EMERG,
-                log,
-                "upsync: upstream \"{name}\" has a balancing directive of another module, which cannot be used with \"upsync\""
-            );
+            let reason = foreign("another module");
+            ngx::ngx_log_error!(NGX_LOG_EMERG, log, "upsync: upstream \"{name}\": {reason}");
             return false;
         }
-        if main.posting.get() && !server.has_sticky() {
+        if main.posting.get() {
             // SAFETY: nginx's main thread alone reads the configuration.
             unsafe { take_over(upstream, server) };
         }
@@ -78,17 +128,14 @@ pub unsafe extern "C" fn init_upstream(
         let (Some(main), Some(server)) = (Main::of_conf(cf), Server::of(&*upstream)) else {
             return NGX_ERROR as ngx_int_t;
         };
-        let is_synced = server.upsync.get().is_some();
-        if !is_synced {
+        if server.upsync.get().is_none() {
             directives::remove_placeholder(&mut *upstream);
         }
         let result = match server.below.get() {
             Some(below) => below(cf, upstream),
             None => ngx_http_upstream_init_round_robin(cf, upstream),
         };
-        if result == NGX_OK as ngx_int_t
-            && (is_synced || main.posting.get() && !server.has_sticky())
-        {
+        if result == NGX_OK as ngx_int_t && (server.is_managed() || main.posting.get()) {
             take_over(upstream, server);
         }
         result
@@ -117,11 +164,16 @@ unsafe extern "C" fn init_peer(
             let posted = Posted::of(nginx);
             return peer::init(request, nginx, Rc::clone(&posted.live), Some(posted));
         }
+        let follows = server.upsync.get().is_some();
+        if !follows && let Some(posted) = posted(request, &*nginx, server) {
+            let live = match server.name.get() {
+                Some(_) if server.says_how() => posted.live_by(nginx, || server.balancing()),
+                _ => Rc::clone(&posted.live),
+            };
+            return peer::init(request, nginx, live, Some(posted));
+        }
         if let Some(live) = server.live.get() {
             return peer::init(request, nginx, Rc::clone(live), None);
-        }
-        if let Some(posted) = posted(request, &*nginx, server) {
-            return peer::init(request, nginx, Rc::clone(&posted.live), Some(posted));
         }
         server.inner.get().map_or(NGX_ERROR as ngx_int_t, |inner| inner(request, nginx))
     })

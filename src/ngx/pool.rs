@@ -13,6 +13,7 @@ use super::boundary::guarded;
 /// # Safety
 ///
 /// `pool` is a pool of nginx.
+#[inline]
 pub unsafe fn place<T>(pool: *mut ngx_pool_t, value: T) -> Option<NonNull<T>> {
     const { assert!(align_of::<T>() <= 16, "nginx's pools align to 16 bytes at most") };
     // SAFETY: the caller gives a pool.

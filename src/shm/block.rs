@@ -4,10 +4,12 @@
 use std::io::Write;
 use std::net::SocketAddr;
 
-use crate::model::{Address, Endpoint, List, Parameters, Peer};
+use crate::grammar;
+use crate::model::{Address, Endpoint, List, Method, Parameters, Peer};
 
 const DOWN: u32 = 1;
 const BACKUP: u32 = 2;
+const DRAIN: u32 = 4;
 
 /// The start of a block.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +19,9 @@ struct Head {
     size: u64,
     /// Records.
     count: u64,
+    /// The text of the method that came with the list, and its bytes; 0 if none did.
+    method: u32,
+    method_len: u32,
 }
 
 /// One server of a block. Places are bytes from the block's start.
@@ -36,8 +41,7 @@ pub struct Record {
     socklen: u32,
     name: u32,
     name_len: u32,
-    /// So that no byte of a record is padding.
-    _spare: u32,
+    slow_start: u32,
 }
 
 impl Record {
@@ -50,6 +54,8 @@ impl Record {
             max_conns: self.max_conns,
             down: self.flags & DOWN != 0,
             backup: self.flags & BACKUP != 0,
+            drain: self.flags & DRAIN != 0,
+            slow_start: self.slow_start,
         }
     }
 
@@ -64,8 +70,14 @@ impl Record {
             max_fails: parameters.max_fails,
             fail_timeout: parameters.fail_timeout,
             max_conns: parameters.max_conns,
-            flags: if parameters.down { DOWN } else { 0 }
-                | if parameters.backup { BACKUP } else { 0 },
+            flags: [
+                (parameters.down, DOWN),
+                (parameters.backup, BACKUP),
+                (parameters.drain, DRAIN),
+            ]
+            .iter()
+            .fold(0, |flags, &(is_set, flag)| if is_set { flags | flag } else { flags }),
+            slow_start: parameters.slow_start,
             ..Self::default()
         }
     }
@@ -93,12 +105,17 @@ impl Block {
             (record.name, record.name_len) = append(start, &mut tail, put_name);
             records.push(record);
         }
+        let text = list.method().map(Method::to_string).unwrap_or_default();
+        let (method, method_len) =
+            append(start, &mut tail, |tail| tail.extend_from_slice(text.as_bytes()));
         tail.resize(tail.len().next_multiple_of(8), 0);
         let size = start + tail.len();
         let mut block = Self(vec![0; size / 8].into_boxed_slice());
         let bytes = block.bytes_mut();
         bytes[..8].copy_from_slice(&(size as u64).to_ne_bytes());
-        bytes[8..HEAD].copy_from_slice(&(list.len() as u64).to_ne_bytes());
+        bytes[8..16].copy_from_slice(&(list.len() as u64).to_ne_bytes());
+        bytes[16..20].copy_from_slice(&method.to_ne_bytes());
+        bytes[20..HEAD].copy_from_slice(&method_len.to_ne_bytes());
         bytes[start..].copy_from_slice(&tail);
         block.records_mut().copy_from_slice(&records);
         block
@@ -154,14 +171,31 @@ impl Block {
         self.records().iter().map(move |record| (text(record), record.parameters()))
     }
 
+    /// The method that came with the list.
+    pub fn method(&self) -> Option<Method> {
+        grammar::method::parse(std::str::from_utf8(self.method_text()).ok()?)
+    }
+
+    /// Whether two lists came with the same method, or both with none.
+    pub fn has_method_of(&self, other: &Self) -> bool {
+        self.method_text() == other.method_text()
+    }
+
+    fn method_text(&self) -> &[u8] {
+        let [a, b, c, d, e, f, g, h] = self.0[2].to_ne_bytes();
+        self.part(u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]))
+    }
+
     /// The list this block was made from.
     pub fn list(&self) -> List {
-        List::new(self.servers().filter_map(|(name, parameters)| {
-            match Endpoint::parse(name, None) {
-                Ok(Endpoint::Address(address)) => Some(Peer { address, parameters }),
-                _ => None,
-            }
-        }))
+        let list =
+            List::new(self.servers().filter_map(|(name, parameters)| {
+                match Endpoint::parse(name, None) {
+                    Ok(Endpoint::Address(address)) => Some(Peer { address, parameters }),
+                    _ => None,
+                }
+            }));
+        list.with_method(self.method())
     }
 
     fn part(&self, from: u32, len: u32) -> &[u8] {
@@ -233,12 +267,16 @@ mod tests {
             max_conns: 3,
             down: true,
             backup: true,
+            drain: true,
+            slow_start: 30_000,
         };
+        let method = Method::Hash { key: "$uri-${arg_a}".to_owned(), consistent: true };
         List::new([
             peer("127.0.0.1:80", Parameters::NGINX),
             peer("[2001:db8::1]:8080", odd),
             peer("unix:/run/a.sock", Parameters::CONSUL),
         ])
+        .with_method(Some(method))
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
 pub const MAGIC: u64 = u64::from_le_bytes(*b"upsync\0\0");
 
 /// The layout this module reads and writes.
-pub const LAYOUT: u64 = 2;
+pub const LAYOUT: u64 = 3;
 
 /// Lists of entries, chosen by a hash of the name.
 pub const BUCKETS: usize = 1024;
@@ -15,11 +15,14 @@ pub const BUCKETS: usize = 1024;
 /// Bytes for the name behind an entry. A longer name of nginx.conf gets as many as it needs.
 pub const NAME_ROOM: usize = 256;
 
-/// The fewest slots in a chunk, which is then one page of 4 KiB with its head.
-pub const CHUNK_SLOTS_MIN: u64 = 63;
+/// The fewest slots in a chunk, which is then within one page of 4 KiB with its head.
+pub const CHUNK_SLOTS_MIN: u64 = 31;
 
 /// Connections that a page of a ledger notes: one page of 4 KiB with its head.
 pub const LEDGER_CELLS: usize = 511;
+
+/// Servers that a [`News`] names: one page of 4 KiB with its head.
+pub const NEWS_CELLS: usize = 511;
 
 /// The start of everything. All offsets count from the zone's start; 0 is none.
 #[repr(C)]
@@ -55,6 +58,8 @@ pub struct Header {
     pub names: AtomicU64,
     /// Not 0 if posted lists are kept on disk too, and have been read from there.
     pub loaded: AtomicU64,
+    /// Raised when connections were given back of which no [`News`] tells.
+    pub recounts: AtomicU64,
     /// Not 0 if a zone of another size has taken the place of this one.
     pub superseded: AtomicU64,
     /// The first [`Entry`] of each bucket.
@@ -74,6 +79,8 @@ pub struct Entry {
     pub since: AtomicU64,
     /// The last configuration in which the upstream follows a source; 0 is none.
     pub followed: AtomicU64,
+    /// Its [`News`], if anybody has asked for them. They stay with the entry.
+    pub news: AtomicU64,
     /// The next of all entries.
     pub every: AtomicU64,
     /// Where the list came from: an `Origin`.
@@ -102,6 +109,16 @@ pub struct Entry {
 #[repr(C, align(64))]
 pub struct Turn(pub AtomicU64);
 
+/// The servers of one upstream that were given a connection back, the last ones of all workers.
+#[repr(C)]
+pub struct News {
+    /// How many there were.
+    pub count: AtomicU64,
+    /// Number `i` of them is at `i % NEWS_CELLS`: the lower half of `i + 1` in the upper 32 bits,
+    /// and below its slot's offset in units of its alignment.
+    pub cells: [AtomicU64; NEWS_CELLS],
+}
+
 /// The head of a run of slots, all free or owned by a server of some list in force. Chunks are
 /// never given back: their slots are used again.
 #[repr(C, align(64))]
@@ -123,7 +140,7 @@ pub struct Ledger {
     pub pages: AtomicU64,
 }
 
-/// Cells of a ledger, each 0 or a slot's offset in units of 64 bytes in the upper 32 bits and
+/// Cells of a ledger, each 0 or a slot's offset in units of its alignment in the upper 32 bits and
 /// the slot's generation below.
 #[repr(C)]
 pub struct LedgerPage {

@@ -7,15 +7,15 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, Release};
 
 use super::layout::{Header, LEDGER_CELLS, Ledger, LedgerPage};
 use super::recover::lock_to_write;
 use super::slot::Slot;
 use super::zone::{Full, Locked, Zone};
 
-/// Slots stand at multiples of this.
-const SLOT_UNIT: u64 = size_of::<Slot>() as u64;
+/// Slots stand at multiples of this: a chunk's head, which has the same alignment, is before them.
+pub(super) const SLOT_UNIT: u64 = align_of::<Slot>() as u64;
 
 /// The ledger of this worker.
 #[derive(Debug)]
@@ -37,7 +37,8 @@ pub struct Book {
 #[derive(Debug)]
 pub struct Held {
     book: Rc<Book>,
-    cell: Option<u64>,
+    /// 0 is none.
+    cell: u64,
     slot: u64,
     generation: u32,
 }
@@ -81,8 +82,8 @@ impl Book {
 
     /// Counts a connection at a slot, unless `max_conns` are there or its server has left.
     pub fn connect(self: &Rc<Self>, slot: u64, generation: u32, max_conns: u32) -> Option<Held> {
-        let cell = self.free_cell();
-        if let Some(cell) = cell {
+        let cell = self.free_cell().unwrap_or(0);
+        if cell != 0 {
             self.cell(cell).store(((slot / SLOT_UNIT) << 32) | u64::from(generation), Relaxed);
         }
         if !self.slot(slot).connect(generation, max_conns) {
@@ -92,8 +93,8 @@ impl Book {
         Some(Held { book: Rc::clone(self), cell, slot, generation })
     }
 
-    fn strike_out(&self, cell: Option<u64>) {
-        if let Some(cell) = cell {
+    fn strike_out(&self, cell: u64) {
+        if cell != 0 {
             self.cell(cell).store(0, Relaxed);
             self.free.borrow_mut().push(cell);
         }
@@ -195,6 +196,7 @@ fn give_back(zone: &Zone, ledger: &Ledger) {
             slot.disconnect(noted as u32);
         }
     }
+    zone.header().recounts.fetch_add(1, Release);
 }
 
 fn add_ledger(locked: &Locked, header: &Header) -> Result<u64, Full> {

@@ -108,6 +108,14 @@ pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
+/// The clock of nginx's `ngx_current_msec`, the same for all processes.
+fn monotonic_milliseconds() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the system fills what the pointer leads to; this clock is always there.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000
+}
+
 fn refuse_old(zone: &Zone, cycle: u64) -> Result<(), PublishError> {
     if cycle < zone.cycle() { Err(PublishError::OldCycle) } else { Ok(()) }
 }
@@ -119,8 +127,12 @@ pub(super) struct Exchange {
     /// Slots of servers that leave.
     leaving: Vec<u64>,
     pub(super) difference: Difference,
-    /// The same servers in another order.
+    /// The same servers in another order, or with another method.
     reordered: bool,
+    /// There were servers before: those that join take their shares slowly.
+    joins: bool,
+    /// Slots of servers that were `down` and are not any more.
+    returning: Vec<u64>,
 }
 
 impl Exchange {
@@ -130,6 +142,8 @@ impl Exchange {
             leaving: Vec::new(),
             difference: Difference::default(),
             reordered: false,
+            joins: false,
+            returning: Vec::new(),
         };
         match old {
             Some(old) => exchange.compare(old),
@@ -141,6 +155,8 @@ impl Exchange {
     /// Most changes touch few servers of many: what is the same at the start and at the end of
     /// both lists needs no look-up.
     fn compare(&mut self, old: &Block) {
+        self.reordered = !self.block.has_method_of(old);
+        self.joins = !old.records().is_empty();
         let (new_len, old_len) = (self.block.records().len(), old.records().len());
         let is_same = |block: &Block, new: usize, was: usize| {
             block.name(&block.records()[new]) == old.name(&old.records()[was])
@@ -175,8 +191,12 @@ impl Exchange {
     /// A server stays: it keeps its slot.
     fn keep(&mut self, place: usize, stays: &Record) {
         let record = &mut self.block.records_mut()[place];
-        self.difference.changed += usize::from(stays.parameters() != record.parameters());
+        let (was, is) = (stays.parameters(), record.parameters());
+        self.difference.changed += usize::from(was != is);
         record.adopt(stays);
+        if was.down && !is.down {
+            self.returning.push(record.slot);
+        }
     }
 
     /// Whether the new list is the old one.
@@ -219,10 +239,15 @@ impl Exchange {
     fn take_slots(&mut self, locked: &Locked) -> Result<(), Full> {
         self.add_slots(locked)?;
         let zone = locked.zone();
+        let now = monotonic_milliseconds();
         for record in self.block.records_mut().iter_mut().filter(|record| record.slot == 0) {
             record.slot = pop_slot(zone).ok_or(Full)?;
             record.generation = slot(zone, record.slot).generation();
+            if self.joins {
+                slot(zone, record.slot).grow(now);
+            }
         }
+        self.returning.iter().for_each(|&offset| slot(zone, offset).grow(now));
         Ok(())
     }
 

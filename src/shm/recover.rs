@@ -35,7 +35,7 @@ pub(super) fn recover(locked: &Locked) {
         // SAFETY: the killed writer had replaced this block and did not come to free it, or was
         // killed while nginx freed it, which nginx notices and reports.
         unsafe { locked.free(retired) };
-    } else if pending != 0 && !published && !is_linked(zone, pending) {
+    } else if pending != 0 && !published && !is_linked(locked, pending) {
         // SAFETY: allocated, and neither published nor linked: nothing refers to it.
         unsafe { locked.free(pending) };
     }
@@ -61,11 +61,14 @@ fn remove_halves(locked: &Locked) {
     }
 }
 
-/// Whether something was put into one of the lists that grow at their head.
-fn is_linked(zone: &Zone, offset: u64) -> bool {
+/// Whether something was put into one of the lists that grow at their head, or to an upstream.
+fn is_linked(locked: &Locked, offset: u64) -> bool {
+    let zone = locked.zone();
     let header = zone.header();
     let at_head = header.ledgers.load(Relaxed) == offset || header.entries.load(Relaxed) == offset;
-    at_head || super::ledger::all(zone).any(|ledger: &Ledger| ledger.pages.load(Relaxed) == offset)
+    at_head
+        || super::ledger::all(zone).any(|ledger: &Ledger| ledger.pages.load(Relaxed) == offset)
+        || directory::linked(locked).any(|upstream| upstream.entry().news.load(Relaxed) == offset)
 }
 
 /// Finds the free slots anew: all that no published block refers to.

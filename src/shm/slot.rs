@@ -7,6 +7,20 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use crate::model::Parameters;
+use crate::model::method::Moment;
+
+/// Units of a millisecond in which averages are kept.
+const AVERAGE_UNIT: u64 = 64;
+
+/// An answer counts with a part of so many in the average.
+const AVERAGE_OF: u64 = 20;
+
+/// The longest time that is told apart, in milliseconds: nginx's own `least_time` (1.31) has all
+/// that is slower for equally slow.
+pub const TIME_MAX: u64 = 5000;
+
+/// Times within one step count as the same, so that servers of about the same time take turns.
+const TIME_STEP: u64 = 20;
 
 /// A counter and the generation it belongs to, changed as one.
 #[derive(Debug, Default)]
@@ -65,6 +79,16 @@ pub struct Slot {
     pub(super) next: AtomicU64,
     /// Not 0 if a list in force refers to the slot. Used by recovery, under the zone's lock only.
     pub(super) mark: AtomicU64,
+    /// The average time until the header of an answer, in units; 0 is none yet.
+    header_time: Count,
+    /// The same until the end of the answer.
+    response_time: Count,
+    /// When a time was last taken, in seconds.
+    timed: AtomicI64,
+    /// Since when the server's share grows, in milliseconds of the monotonic clock; 0 is always.
+    grows_since: AtomicU64,
+    /// Room for what is yet to come, so that a slot stays two cache lines.
+    _spare: [AtomicU64; 4],
 }
 
 /// What became of an attempt that failed.
@@ -157,24 +181,103 @@ impl Slot {
         }
     }
 
-    /// A good attempt clears the fails if it began after the last bad one.
-    pub fn succeeded(&self, generation: u32) {
-        if self.fails.get(generation).is_some_and(|fails| fails > 0)
-            && self.accessed.load(Relaxed) < self.checked.load(Relaxed)
-        {
-            self.fails.update(generation, |_| Some(0));
+    /// A good attempt clears the fails if it began after the last bad one. A server that was out
+    /// then grows its share anew.
+    pub fn succeeded(&self, generation: u32, parameters: &Parameters, now: u64) {
+        let fails = self.fails.get(generation).unwrap_or(0);
+        if fails == 0 || self.accessed.load(Relaxed) >= self.checked.load(Relaxed) {
+            return;
         }
+        let cleared = self.fails.update(generation, |_| Some(0));
+        if cleared && parameters.max_fails != 0 && fails >= parameters.max_fails {
+            self.grow(now);
+        }
+    }
+
+    /// The server's share grows from `now` on, in milliseconds of the monotonic clock.
+    pub fn grow(&self, now: u64) {
+        self.grows_since.store(now.max(1), Relaxed);
+    }
+
+    /// The server's share of its weight at `now`, in 2^32ths: 2^32 but for a `slow_start`. It is
+    /// never less than a hundredth, so that a server of which it is asked rarely grows too.
+    pub fn share(&self, parameters: &Parameters, now: u64) -> u64 {
+        let since = self.grows_since.load(Relaxed);
+        let grown = now.saturating_sub(since);
+        let whole = u64::from(parameters.slow_start);
+        if whole == 0 || since == 0 || grown >= whole {
+            return 1 << 32;
+        }
+        ((grown << 32) / whole).max((1 << 32) / 100)
+    }
+
+    /// Counts the times of a good answer, in milliseconds, at `now` in seconds. What came without
+    /// a header, as of a protocol that has none, has no time of one.
+    pub fn timed(&self, generation: u32, header: Option<u64>, response: u64, now: i64) {
+        let average = |of: &Count, time: u64| {
+            let time = time.min(4 * TIME_MAX) * AVERAGE_UNIT;
+            of.update(generation, |last| {
+                let last = u64::from(last);
+                let next =
+                    if last == 0 { time } else { (last * (AVERAGE_OF - 1) + time) / AVERAGE_OF };
+                Some(next.max(1) as u32)
+            })
+        };
+        if header.is_none_or(|header| average(&self.header_time, header))
+            && average(&self.response_time, response)
+        {
+            self.timed.store(now, Relaxed);
+        }
+    }
+
+    /// The average time of answers up to a moment, in milliseconds; 0 if there were none.
+    pub fn average(&self, generation: u32, moment: Moment) -> u64 {
+        let of = match moment {
+            Moment::Header => &self.header_time,
+            Moment::LastByte => &self.response_time,
+        };
+        u64::from(of.get(generation).unwrap_or(0)) / AVERAGE_UNIT
+    }
+
+    /// How long the server will be busy with one more request, for `least_time`: the rule of
+    /// nginx 1.31's own (`ngx_http_upstream_least_time_eta()`). A time grows old: it counts half
+    /// after each `fail_timeout` without a new one, so that a slow server is asked again.
+    pub fn busy_for(
+        &self,
+        generation: u32,
+        parameters: &Parameters,
+        moment: Moment,
+        now: i64,
+    ) -> u64 {
+        let age = now.saturating_sub(self.timed.load(Relaxed)).max(0) as u64;
+        let halves = age / (u64::from(parameters.fail_timeout) + 1);
+        let time = self.average(generation, moment).checked_shr(halves as u32).unwrap_or(0);
+        let time = if time > TIME_MAX { TIME_MAX } else { time + TIME_STEP - time % TIME_STEP };
+        time * (1 + u64::from(self.connections(generation).unwrap_or(0)))
+    }
+
+    /// Whether the server is in the list and has fewer than `max_conns` connections.
+    pub fn has_room(&self, generation: u32, parameters: &Parameters) -> bool {
+        let max = parameters.max_conns;
+        self.connections(generation).is_some_and(|connections| max == 0 || connections < max)
+    }
+
+    /// Whether a request could have the server now. Nothing is taken.
+    pub fn is_usable(&self, generation: u32, parameters: &Parameters, now: i64) -> bool {
+        self.has_room(generation, parameters) && !self.is_out(generation, parameters, now)
     }
 
     /// The server has left: from now on its generation is not current. The word that says which
     /// is comes last, so whoever is killed before it leaves a slot that can be retired again.
     pub fn retire(&self) {
         let next = self.generation().wrapping_add(1);
-        self.fails.begin(next);
-        for time in [&self.accessed, &self.checked] {
+        for count in [&self.fails, &self.header_time, &self.response_time] {
+            count.begin(next);
+        }
+        for time in [&self.accessed, &self.checked, &self.timed] {
             time.store(0, Relaxed);
         }
-        for counter in [&self.requests, &self.failures] {
+        for counter in [&self.requests, &self.failures, &self.grows_since] {
             counter.store(0, Relaxed);
         }
         self.connections.begin(next);
@@ -183,12 +286,27 @@ impl Slot {
     /// Takes over what another zone knew of the server, but for connections: those who hold them
     /// give them back to the other zone.
     pub fn copy_from(&self, other: &Self) {
-        let fails = other.fails.0.load(Relaxed) as u32;
-        self.fails.0.store(join(self.generation(), fails), Relaxed);
-        self.accessed.store(other.accessed.load(Relaxed), Relaxed);
-        self.checked.store(other.checked.load(Relaxed), Relaxed);
-        self.requests.store(other.requests.load(Relaxed), Relaxed);
-        self.failures.store(other.failures.load(Relaxed), Relaxed);
+        for (to, from) in [
+            (&self.fails, &other.fails),
+            (&self.header_time, &other.header_time),
+            (&self.response_time, &other.response_time),
+        ] {
+            to.0.store(join(self.generation(), from.0.load(Relaxed) as u32), Relaxed);
+        }
+        for (to, from) in [
+            (&self.accessed, &other.accessed),
+            (&self.checked, &other.checked),
+            (&self.timed, &other.timed),
+        ] {
+            to.store(from.load(Relaxed), Relaxed);
+        }
+        for (to, from) in [
+            (&self.requests, &other.requests),
+            (&self.failures, &other.failures),
+            (&self.grows_since, &other.grows_since),
+        ] {
+            to.store(from.load(Relaxed), Relaxed);
+        }
     }
 }
 
@@ -200,8 +318,8 @@ mod tests {
         Parameters { max_fails: 2, fail_timeout: 10, ..Parameters::NGINX };
 
     #[test]
-    fn one_slot_is_one_cache_line() {
-        assert_eq!(std::mem::size_of::<Slot>(), 64);
+    fn one_slot_is_two_cache_lines() {
+        assert_eq!(std::mem::size_of::<Slot>(), 128);
     }
 
     #[test]
@@ -251,7 +369,7 @@ mod tests {
         assert!(!slot.admits(0, &TWO_FAILS, 110));
         assert!(slot.admits(0, &TWO_FAILS, 111), "a chance after fail_timeout");
         assert!(!slot.admits(0, &TWO_FAILS, 111), "but for one request");
-        slot.succeeded(0);
+        slot.succeeded(0, &TWO_FAILS, 0);
         assert!(slot.admits(0, &TWO_FAILS, 111) && slot.admits(0, &TWO_FAILS, 111));
     }
 
@@ -260,7 +378,7 @@ mod tests {
         let slot = Slot::default();
         slot.failed(0, &TWO_FAILS, 100);
         slot.failed(0, &TWO_FAILS, 100);
-        slot.succeeded(0);
+        slot.succeeded(0, &TWO_FAILS, 0);
         assert!(!slot.admits(0, &TWO_FAILS, 105));
     }
 
@@ -269,7 +387,7 @@ mod tests {
         let slot = Slot::default();
         slot.failed(0, &TWO_FAILS, 100);
         assert!(slot.admits(0, &TWO_FAILS, 111));
-        slot.succeeded(0);
+        slot.succeeded(0, &TWO_FAILS, 0);
         assert_eq!(slot.failed(0, &TWO_FAILS, 112), Failure::Counted);
     }
 
@@ -281,5 +399,62 @@ mod tests {
             assert_eq!(slot.failed(0, &never, 1), Failure::Counted);
         }
         assert!(slot.admits(0, &never, 1));
+    }
+
+    #[test]
+    fn a_server_that_was_out_grows_its_share_anew() {
+        let slow = Parameters { slow_start: 10_000, ..TWO_FAILS };
+        let slot = Slot::default();
+        assert_eq!(slot.share(&slow, 5), 1 << 32, "one that was always there has all of it");
+        slot.failed(0, &slow, 100);
+        slot.failed(0, &slow, 100);
+        assert!(slot.admits(0, &slow, 111));
+        slot.succeeded(0, &slow, 50_000);
+        assert_eq!(slot.share(&slow, 50_000), (1 << 32) / 100);
+        assert_eq!(slot.share(&slow, 52_500), 1 << 30);
+        assert_eq!(slot.share(&slow, 60_000), 1 << 32);
+        assert_eq!(slot.share(&TWO_FAILS, 50_000), 1 << 32, "but not without slow_start");
+    }
+
+    #[test]
+    fn one_fail_of_two_does_not_make_it_grow() {
+        let slow = Parameters { slow_start: 10_000, ..TWO_FAILS };
+        let slot = Slot::default();
+        slot.failed(0, &slow, 100);
+        assert!(slot.admits(0, &slow, 111));
+        slot.succeeded(0, &slow, 50_000);
+        assert_eq!((slot.fails(0), slot.share(&slow, 50_000)), (0, 1 << 32));
+    }
+
+    #[test]
+    fn times_are_averaged_and_grow_old() {
+        let slot = Slot::default();
+        let busy = |slot: &Slot, now| slot.busy_for(0, &TWO_FAILS, Moment::Header, now);
+        assert_eq!(busy(&slot, 0), TIME_STEP, "one that has not answered yet is a fast one");
+        slot.timed(0, Some(100), 400, 1000);
+        assert_eq!(
+            (slot.average(0, Moment::Header), slot.average(0, Moment::LastByte)),
+            (100, 400)
+        );
+        for _ in 0..200 {
+            slot.timed(0, Some(200), 400, 1000);
+        }
+        assert_eq!(slot.average(0, Moment::Header), 199);
+        assert_eq!(busy(&slot, 1000), 200);
+        assert!(slot.connect(0, 0));
+        assert_eq!(busy(&slot, 1000), 400, "twice as long with a request before it");
+        assert_eq!(busy(&slot, 1011), 200, "half of it after fail_timeout");
+        assert_eq!(busy(&slot, i64::MAX), 2 * TIME_STEP);
+        slot.retire();
+        slot.timed(0, Some(1), 1, 1);
+        assert_eq!(slot.average(1, Moment::Header), 0);
+    }
+
+    #[test]
+    fn very_slow_servers_are_equally_slow() {
+        let slot = Slot::default();
+        slot.timed(0, None, u64::MAX, 0);
+        assert_eq!(slot.busy_for(0, &TWO_FAILS, Moment::LastByte, 0), TIME_MAX);
+        assert_eq!(slot.average(0, Moment::Header), 0);
     }
 }

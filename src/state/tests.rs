@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::disk::scratch::{Scratch, names};
 use crate::grammar::body::render_upstream;
-use crate::model::{Address, List, Parameters, Peer};
+use crate::model::{Address, List, Method, Parameters, Peer};
 
 fn name(text: &str) -> Name {
     Name::parse(text.as_bytes()).unwrap()
@@ -29,8 +29,7 @@ fn list(port: u16) -> List {
 }
 
 fn text(name: &Name, list: &List) -> String {
-    let servers = list.peers().iter().map(|peer| (&peer.address, peer.parameters));
-    render_upstream(name.as_str(), servers)
+    render_upstream(name.as_str(), list)
 }
 
 /// A state folder in a folder of the test's own.
@@ -90,6 +89,15 @@ fn what_is_kept_is_loaded_again() {
         remove(&folder, name);
     }
     assert_eq!(names(&folder.0), [""; 0]);
+}
+
+#[test]
+fn a_list_is_kept_with_its_method() {
+    let (_scratch, folder) = state("state-method");
+    let method = Method::Hash { key: "$host${uri}".to_owned(), consistent: true };
+    let list = list(1).with_method(Some(method));
+    keep(&folder, &name("a"), &list);
+    assert_eq!(loaded(&folder), (vec![(name("a"), list)], vec![]));
 }
 
 #[test]

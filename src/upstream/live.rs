@@ -2,50 +2,82 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread::{self, JoinHandle};
 
-use super::snapshot::Snapshot;
+use super::balancing::Balancing;
+use super::snapshot::{self, Snapshot};
 #[cfg(nginx_http_ssl)]
 use super::tls::Sessions;
+use crate::balance::ring::Ring;
 use crate::model::List;
+use crate::ngx::thread::with_signals_blocked;
 use crate::shm::block::Block;
 use crate::shm::directory::Upstream;
 use crate::shm::ledger::Book;
+
+/// A ring of more points is made in a thread: so many take about a millisecond.
+const POINTS_AT_ONCE: usize = 50_000;
 
 /// The way from an upstream to its list in shared memory. Each worker has its own.
 #[derive(Debug)]
 pub struct Live {
     upstream: Upstream,
+    /// How servers of a list are chosen that came without a method.
+    balancing: Balancing,
     /// The upstream's block follows a source. Such a list stays with workers that have it when a
     /// later configuration has no use for it.
     is_configured: bool,
     snapshot: RefCell<Option<Rc<Snapshot>>>,
+    /// The next one, whose ring is being made.
+    next: RefCell<Option<Next>>,
     book: OnceCell<Rc<Book>>,
     /// TLS sessions of this worker with the servers.
     #[cfg(nginx_http_ssl)]
     pub sessions: RefCell<Sessions>,
 }
 
+#[derive(Debug)]
+struct Next {
+    published: u64,
+    block: Block,
+    balancing: Balancing,
+    ring: JoinHandle<Ring>,
+}
+
 impl Live {
     /// Of an upstream of nginx.conf. Made by the master; knows nothing yet but where to look.
-    pub fn configured(upstream: Upstream) -> Self {
-        Self::new(upstream, true, OnceCell::new())
+    pub fn configured(upstream: Upstream, balancing: Balancing) -> Self {
+        Self::new(upstream, balancing, true, OnceCell::new())
     }
 
     /// Of a list that was posted.
-    pub fn posted(upstream: Upstream, book: Rc<Book>) -> Self {
-        Self::new(upstream, false, OnceCell::from(book))
+    pub fn posted(upstream: Upstream, balancing: Balancing, book: Option<Rc<Book>>) -> Self {
+        Self::new(upstream, balancing, false, book.map_or_else(OnceCell::new, OnceCell::from))
     }
 
-    fn new(upstream: Upstream, is_configured: bool, book: OnceCell<Rc<Book>>) -> Self {
+    fn new(
+        upstream: Upstream,
+        balancing: Balancing,
+        is_configured: bool,
+        book: OnceCell<Rc<Book>>,
+    ) -> Self {
         Self {
             upstream,
+            balancing,
             is_configured,
             snapshot: RefCell::default(),
+            next: RefCell::default(),
             book,
             #[cfg(nginx_http_ssl)]
             sessions: RefCell::default(),
         }
+    }
+
+    /// How servers are chosen where a list does not say.
+    pub fn balancing(&self) -> &Balancing {
+        &self.balancing
     }
 
     /// Where its list is.
@@ -63,12 +95,25 @@ impl Live {
         self.book.get()
     }
 
-    /// The list in force: one atomic load if it has not changed since the last request.
+    /// Makes the snapshot of the list in force while no request waits for it, however long it
+    /// takes: when the worker starts.
+    pub fn prepare(&self) {
+        self.snapshot();
+        let next = self.next.take();
+        if let Some(whole) = next.map(|next| self.whole(next)) {
+            self.snapshot.replace(Some(whole));
+        }
+    }
+
+    /// The list in force: one atomic load if it has not changed since the last request. While the
+    /// ring of a long list is made, it is the list before.
     pub fn snapshot(&self) -> Rc<Snapshot> {
         let published = self.upstream.published();
         let mut held = self.snapshot.borrow_mut();
         match &*held {
-            Some(snapshot) if snapshot.published == published => Rc::clone(snapshot),
+            Some(snapshot) if snapshot.published == published && snapshot.is_whole => {
+                Rc::clone(snapshot)
+            }
             last => {
                 let renewed = self.renewed(published, last.as_ref());
                 Rc::clone(held.insert(renewed))
@@ -77,6 +122,29 @@ impl Live {
     }
 
     fn renewed(&self, published: u64, last: Option<&Rc<Snapshot>>) -> Rc<Snapshot> {
+        let next = self.next.take();
+        match next {
+            Some(next) if next.ring.is_finished() => {
+                let whole = self.whole(next);
+                return if whole.published == published {
+                    whole
+                } else {
+                    self.begun(published, Some(&whole))
+                };
+            }
+            Some(next) => {
+                self.next.replace(Some(next));
+                if let Some(last) = last {
+                    return Rc::clone(last);
+                }
+            }
+            None => {}
+        }
+        self.begun(published, last)
+    }
+
+    /// The list in force, or the last one while the former's ring is being made.
+    fn begun(&self, published: u64, last: Option<&Rc<Snapshot>>) -> Rc<Snapshot> {
         let block = self.upstream.block();
         if let (None, Some(last)) = (&block, last)
             && self.is_configured
@@ -87,7 +155,50 @@ impl Live {
         let (published, block) = block.unwrap_or_else(|| (published, Block::new(&List::default())));
         #[cfg(nginx_http_ssl)]
         self.sessions.borrow_mut().keep_only(block.records());
-        Rc::new(Snapshot::new(published, block))
+        let posted =
+            block.method().map(|method| Balancing::posted(method, self.balancing.is_sticky));
+        let balancing = posted.unwrap_or_else(|| self.balancing.clone());
+        if !snapshot::wants_ring(&balancing.method) {
+            return self.made(published, block, balancing, None);
+        }
+        if snapshot::points(&block) > POINTS_AT_ONCE && self.begin(published, &block, &balancing) {
+            return match last {
+                Some(last) => Rc::clone(last),
+                None => self.made(published, block, balancing, None),
+            };
+        }
+        let ring = Arc::new(snapshot::ring(&block));
+        self.made(published, block, balancing, Some(ring))
+    }
+
+    /// Begins to make a ring.
+    fn begin(&self, published: u64, block: &Block, balancing: &Balancing) -> bool {
+        let mut next = self.next.borrow_mut();
+        if next.is_some() {
+            return true;
+        }
+        let (block, balancing, servers) = (block.clone(), balancing.clone(), block.clone());
+        let thread = thread::Builder::new().name("upsync ring".to_owned());
+        let ring = with_signals_blocked(|| thread.spawn(move || snapshot::ring(&servers)));
+        *next = ring.ok().map(|ring| Next { published, block, balancing, ring });
+        next.is_some()
+    }
+
+    fn whole(&self, next: Next) -> Rc<Snapshot> {
+        let Next { published, block, balancing, ring } = next;
+        // A thread that failed leaves an empty ring, which leads to turns.
+        let ring = Arc::new(ring.join().unwrap_or_default());
+        self.made(published, block, balancing, Some(ring))
+    }
+
+    fn made(
+        &self,
+        published: u64,
+        block: Block,
+        balancing: Balancing,
+        ring: Option<Arc<Ring>>,
+    ) -> Rc<Snapshot> {
+        Rc::new(Snapshot::new(published, block, balancing, ring, &self.upstream))
     }
 
     /// The next ticket of the order that all workers share.
@@ -107,7 +218,7 @@ impl Live {
 pub enum Turn {
     /// The first attempt of a request.
     Primary,
-    /// The same where only `backup` servers are left.
+    /// The same where only servers of a later tier are left.
     Backup,
     /// Any later attempt.
     Retry,

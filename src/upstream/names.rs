@@ -14,6 +14,7 @@ use nginx_sys::{
     ngx_array_t, ngx_http_upstream_main_conf_t, ngx_http_upstream_srv_conf_t, ngx_str_t,
 };
 
+use super::balancing::Balancing;
 use super::live::Live;
 use crate::model::Name;
 use crate::model::name::NAME_MAX;
@@ -31,6 +32,8 @@ pub struct Posted {
     name: Name,
     /// The list.
     pub live: Rc<Live>,
+    /// The same for blocks that have a method of their own and take the list by a variable.
+    others: RefCell<Vec<(*const ngx_http_upstream_srv_conf_t, Rc<Live>)>>,
     /// Whether nginx.conf has an upstream of this name, which nginx then finds instead.
     is_configured: bool,
 }
@@ -47,7 +50,29 @@ impl Posted {
         nginx.host = ngx_str_t { len: host.len(), data: host.as_ptr().cast_mut() };
         nginx.port = port.unwrap_or(0);
         nginx.no_port = port.is_none().into();
-        Rc::new(Self { nginx: UnsafeCell::new(nginx), name, live: Rc::new(live), is_configured })
+        Rc::new(Self {
+            nginx: UnsafeCell::new(nginx),
+            name,
+            live: Rc::new(live),
+            others: RefCell::default(),
+            is_configured,
+        })
+    }
+
+    /// The list for requests by way of a block of nginx.conf that chooses servers in its own way.
+    pub fn live_by(
+        &self,
+        block: *const ngx_http_upstream_srv_conf_t,
+        balancing: impl FnOnce() -> Balancing,
+    ) -> Rc<Live> {
+        let mut others = self.others.borrow_mut();
+        if let Some((_, live)) = others.iter().find(|&&(other, _)| std::ptr::eq(other, block)) {
+            return Rc::clone(live);
+        }
+        let book = self.live.book().map(Rc::clone);
+        let live = Rc::new(Live::posted(*self.live.upstream(), balancing(), book));
+        others.push((block, Rc::clone(&live)));
+        live
     }
 
     /// The list whose copy of the template nginx has found.
@@ -83,6 +108,8 @@ pub struct Names {
     zone: Zone,
     book: Rc<Book>,
     template: NonNull<ngx_http_upstream_srv_conf_t>,
+    /// How an upstream of nginx.conf chooses a server, the template too.
+    balancing: fn(&ngx_http_upstream_srv_conf_t) -> Balancing,
     /// What nginx.conf has.
     configured: &'static [*mut ngx_http_upstream_srv_conf_t],
     /// Where nginx looks.
@@ -106,6 +133,7 @@ impl Names {
         book: Rc<Book>,
         main: NonNull<ngx_http_upstream_main_conf_t>,
         template: NonNull<ngx_http_upstream_srv_conf_t>,
+        balancing: fn(&ngx_http_upstream_srv_conf_t) -> Balancing,
     ) -> Self {
         // SAFETY: the caller's word; the array's memory stays when the array gets another.
         let (nginx, configured) = unsafe {
@@ -116,6 +144,7 @@ impl Names {
             zone,
             book,
             template,
+            balancing,
             configured,
             nginx,
             version: Cell::default(),
@@ -172,11 +201,12 @@ impl Names {
     }
 
     fn posted(&self, name: Name, upstream: Upstream) -> Rc<Posted> {
-        let live = Live::posted(upstream, Rc::clone(&self.book));
         // SAFETY: the template lives as long as the configuration.
         let template = unsafe { self.template.as_ref() };
-        let is_configured = self.is_configured(&name);
-        Posted::new(template, name, live, is_configured)
+        let block = self.block(&name);
+        let balancing = (self.balancing)(block.unwrap_or(template));
+        let live = Live::posted(upstream, balancing, Some(Rc::clone(&self.book)));
+        Posted::new(template, name, live, block.is_some())
     }
 
     fn hand_to_nginx(&self) {
@@ -211,11 +241,11 @@ impl Names {
         self.table.replace(table);
     }
 
-    /// Whether nginx.conf has an `upstream {}` of this name.
-    fn is_configured(&self, name: &Name) -> bool {
-        self.configured.iter().any(|&upstream| {
-            // SAFETY: nginx's array holds pointers to upstreams that live as it does.
-            let upstream = unsafe { &*upstream };
+    /// The `upstream {}` of this name in nginx.conf.
+    fn block(&self, name: &Name) -> Option<&ngx_http_upstream_srv_conf_t> {
+        // SAFETY: nginx's array holds pointers to upstreams that live as it does.
+        let all = self.configured.iter().map(|&upstream| unsafe { &*upstream });
+        all.into_iter().find(|upstream| {
             !upstream.srv_conf.is_null()
                 && upstream.host.as_bytes().eq_ignore_ascii_case(name.as_str().as_bytes())
         })

@@ -204,3 +204,11 @@ proptest! {
         prop_assert_eq!(value["status"].as_u64(), Some(400));
     }
 }
+
+#[test]
+fn a_variable_that_is_not_there_is_named() {
+    assert_eq!(
+        Answer::unknown_variable(Dialect::Text, LINE, "nothing").body,
+        r#"add server failed: line 1, column 8: unknown variable "$nothing" in "hash", expected one that nginx or nginx.conf has"#
+    );
+}

@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Error;
 use serde_json::value::RawValue;
 
+use crate::grammar::parameter::{self, SLOW_START_JSON};
 use crate::model::Printable;
 use crate::model::body::Place;
 
@@ -84,11 +85,16 @@ pub fn values(json: &RawValue) -> Result<Vec<&RawValue>, String> {
 
 /// A whole number without sign, fraction and exponent, or a text of digits.
 pub fn number(json: &RawValue, range: RangeInclusive<u32>) -> Result<u32, String> {
-    let text = json.get();
-    let digits = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+    let digits = unquoted(json);
     let all_digits = digits.bytes().all(|byte| byte.is_ascii_digit());
     let number = digits.parse().ok().filter(|number| all_digits && range.contains(number));
     number.ok_or_else(|| unfit(json, &format!("{} to {}", range.start(), range.end())))
+}
+
+/// A whole number of seconds, or a text that is a time of nginx's; in milliseconds.
+pub fn slow_start(json: &RawValue) -> Result<u32, String> {
+    // What is no text has no unit.
+    parameter::slow_start(unquoted(json)).ok_or_else(|| unfit(json, SLOW_START_JSON))
 }
 
 /// `false`, `true`, 0 or 1, also as texts.
@@ -117,6 +123,12 @@ fn place_of(before: &[u8]) -> Place {
     let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
     let column = before.iter().rev().take_while(|&&byte| byte != b'\n').count() + 1;
     Place::Text { line, column }
+}
+
+/// A value as it is written, a text without its quotes.
+fn unquoted(json: &RawValue) -> &str {
+    let text = json.get();
+    text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text)
 }
 
 fn expect(json: &RawValue, start: char, expected: &str) -> Result<(), String> {

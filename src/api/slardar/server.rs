@@ -9,7 +9,8 @@ use crate::model::body::{Changes, Place, Server, Target};
 use crate::model::list::{COUNT_MAX, WEIGHT_MAX};
 use crate::model::{Endpoint, Name, Printable};
 
-const PARAMETERS: &str = "weight, max_fails, fail_timeout, max_conns, down or backup";
+const PARAMETERS: &str =
+    "weight, max_fails, fail_timeout, max_conns, slow_start, down, drain or backup";
 
 /// Reads a server with its place in the body.
 pub fn server(place: usize, json: &RawValue) -> Result<Server, BodyError> {
@@ -55,6 +56,11 @@ fn set(changes: &mut Changes, key: &str, json: &RawValue, others: &str) -> Resul
         "max_fails" => number(COUNT_MAX).map(|number| changes.max_fails = number),
         "fail_timeout" => number(COUNT_MAX).map(|number| changes.fail_timeout = number),
         "max_conns" => number(COUNT_MAX).map(|number| changes.max_conns = number),
+        "slow_start" => {
+            let time = raw::not_null(json).map(raw::slow_start).transpose();
+            time.map(|time| changes.slow_start = time)
+        }
+        "drain" => flag().map(|flag| changes.drain = flag),
         "down" => flag().map(|flag| changes.down = flag),
         "backup" => flag().map(|flag| changes.backup = flag),
         _ => {

@@ -104,7 +104,10 @@ fn what_is_null_is_not_there() {
     let body = r#"{"cluster":null,"keepalive":null,
                    "servers":[{"host":"1.1.1.1","port":1,"weight":null,"down":null}]}"#;
     let expected = [server(0, "1.1.1.1:1", Changes::default())];
-    assert_eq!(parse(body.as_bytes()).unwrap(), Body { servers: expected.into(), keepalive: None });
+    assert_eq!(
+        parse(body.as_bytes()).unwrap(),
+        Body { servers: expected.into(), ..Body::default() }
+    );
 }
 
 #[test]
@@ -209,10 +212,17 @@ fn a_fault_in_a_server_says_what_is_right() {
         (r#""fail_timeout":"10s""#, r#""fail_timeout" is \"10s\", expected 0 to 2147483647"#),
         (r#""max_conns":-1"#, r#""max_conns" is -1, expected 0 to 2147483647"#),
         (r#""down":2"#, r#""down" is 2, expected false or true"#),
+        (r#""drain":"on""#, r#""drain" is \"on\", expected false or true"#),
+        (
+            r#""slow_start":1.5"#,
+            r#""slow_start" is 1.5, expected a number of seconds or a time of at most 2147483647 milliseconds"#,
+        ),
+        (r#""slow_start":"1M""#, r#""slow_start" is \"1M\", expected a number of seconds or"#),
+        (r#""slow_start":2147484"#, r#""slow_start" is 2147484, expected a number of seconds or"#),
         (r#""backup":"yes""#, r#""backup" is \"yes\", expected false or true"#),
         (
             r#""wieght":1"#,
-            r#"unknown key "wieght", expected host, port, weight, max_fails, fail_timeout, max_conns, down or backup"#,
+            r#"unknown key "wieght", expected host, port, weight, max_fails, fail_timeout, max_conns, slow_start, down, drain or backup"#,
         ),
         (r#""weight":1,"weight":1"#, r#"key "weight" is there twice"#),
         (r#""\ud800":1"#, "unexpected end of hex escape"),
@@ -233,6 +243,11 @@ fn numbers_and_flags_may_be_texts() {
         ),
         (r#""down":"true""#, Changes { down: Some(true), ..Changes::default() }),
         (r#""down":"0""#, Changes { down: Some(false), ..Changes::default() }),
+        (r#""drain":1"#, Changes { drain: Some(true), ..Changes::default() }),
+        (r#""drain":"false""#, Changes { drain: Some(false), ..Changes::default() }),
+        (r#""slow_start":30"#, Changes { slow_start: Some(30_000), ..Changes::default() }),
+        (r#""slow_start":"30""#, Changes { slow_start: Some(30_000), ..Changes::default() }),
+        (r#""slow_start":"1m 500ms""#, Changes { slow_start: Some(60_500), ..Changes::default() }),
         (r#""backup":1"#, backup()),
     ] {
         assert_eq!(parse_changes(format!("{{{fields}}}").as_bytes()), Ok(changes), "{fields}");
@@ -254,7 +269,8 @@ fn changes_are_parameters_only() {
     let changes = Changes { weight: Some(5), down: Some(false), ..Changes::default() };
     assert_eq!(parse_changes(br#"{"weight":5,"down":false,"backup":null}"#), Ok(changes));
     let error = |body: &str| parse_changes(body.as_bytes()).unwrap_err().to_string();
-    let parameters = "weight, max_fails, fail_timeout, max_conns, down or backup";
+    let parameters =
+        "weight, max_fails, fail_timeout, max_conns, slow_start, down, drain or backup";
     for empty in ["{}", r#"{"weight":null}"#] {
         assert_eq!(error(empty), format!("body invalid: no parameter, expected {parameters}"));
     }
@@ -302,7 +318,7 @@ fn depth_costs_no_stack() {
 
 fn view<'a>(name: &'a str, servers: Vec<ServerView<'a>>) -> View<'a> {
     let since = 1_795_255_200_123;
-    View { name, source: Source::Api, version: 3, since, keepalive: None, servers }
+    View { name, source: Source::Api, version: 3, since, keepalive: None, method: None, servers }
 }
 
 fn shown(address: &str, parameters: Parameters, fails: u32, out: bool) -> ServerView<'_> {

@@ -2,45 +2,48 @@
 //! but refuses one of no servers, of backup servers alone, or with a weight of 0.
 #![forbid(unsafe_code)]
 
-use std::fmt::Display;
-
 use super::reader::Reader;
 use super::refusal::{Reason, Refusal};
-use super::{ADDRESS, parameters, target};
+use super::{ADDRESS, choice, parameters, target};
+use crate::grammar::method;
 use crate::grammar::server::{self, Line};
 use crate::model::body::Target;
 use crate::model::{Endpoint, List, Name, Parameters, Peer};
 
-const SERVER_OR_END: &str = "\"server\" or \"}\"";
+const STATEMENT_OR_END: &str = "\"server\", a method or \"}\"";
 
-/// A whole `upstream` block with the parameters as they are; one of no servers is empty.
-pub fn render_upstream<A: Display>(
-    name: &str,
-    servers: impl Iterator<Item = (A, Parameters)>,
-) -> String {
-    let lines = servers.map(|(address, parameters)| Line::new(address, parameters));
-    format!("upstream {name} {{\n{}}}\n", server::render("    ", lines))
+/// A whole `upstream` block with the method that the list came with, if there is one, and the
+/// parameters as they are; one of no servers and no method is empty.
+pub fn render_upstream(name: &str, list: &List) -> String {
+    let method = list.method().map(|method| format!("    {method};\n")).unwrap_or_default();
+    let lines = list.peers().iter().map(|peer| Line::new(&peer.address, peer.parameters));
+    format!("upstream {name} {{\n{method}{}}}\n", server::render("    ", lines))
 }
 
 /// Reads one block that [`render_upstream`] wrote, and nothing else beside it. Words and comments
-/// are those of [`super::parse`], but a `server` has an address and the list may be empty or of any
-/// length. Parameters that are not there have nginx's defaults; of the same address the first stays.
+/// are those of [`super::parse`], but a `server` has an address, a method may be one of `upsync_lb`,
+/// and the list may be empty or of any length. Parameters that are not there have nginx's defaults;
+/// of the same address the first stays.
 pub fn parse_upstream(text: &[u8]) -> Result<(Name, List), Refusal> {
     let mut reader = Reader::new(text);
     keyword(&mut reader, "upstream", "\"upstream\"")?;
     let name = name(&mut reader)?;
     keyword(&mut reader, "{", "\"{\"")?;
     let mut peers = Vec::new();
+    let mut method = None;
     loop {
-        let word = reader.expect_token(SERVER_OR_END)?;
+        let word = reader.expect_token(STATEMENT_OR_END)?;
         match word.text {
             "}" => break,
             "server" => peers.push(peer(&mut reader)?),
-            _ => return Err(Refusal::unexpected(&word, SERVER_OR_END)),
+            name if name == "upsync_lb" || method::is_method(name) => {
+                choice::read(&mut method, &mut reader, &word)?;
+            }
+            _ => return Err(Refusal::unexpected(&word, STATEMENT_OR_END)),
         }
     }
     reader.end("nothing after \"}\"")?;
-    Ok((name, List::new(peers)))
+    Ok((name, List::new(peers).with_method(method.map(|(_, method)| method))))
 }
 
 fn keyword(reader: &mut Reader<'_>, text: &str, expected: &'static str) -> Result<(), Refusal> {

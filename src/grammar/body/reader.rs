@@ -29,41 +29,46 @@ impl<'a> Reader<'a> {
 
     /// The next word, if there is one.
     pub fn word(&mut self) -> Result<Option<Word<'a>>, Refusal> {
-        let Some(word) = self.token()? else { return Ok(None) };
-        check(&word).map(|()| Some(word))
+        self.token(check)
     }
 
     /// The next word, which must be there.
     pub fn expect(&mut self, expected: &'static str) -> Result<Word<'a>, Refusal> {
-        let word = self.expect_token(expected)?;
-        check(&word).map(|()| word)
+        self.token(check)?.ok_or_else(|| self.ended(expected))
     }
 
-    /// As [`Self::expect`], but the word may hold special characters, as braces of a block.
+    /// As [`Self::expect`], but the word may hold special characters, as the braces of a block and
+    /// the variables of a key do.
     pub fn expect_token(&mut self, expected: &'static str) -> Result<Word<'a>, Refusal> {
-        self.token()?.ok_or_else(|| {
-            let (place, after) = match self.last {
-                Some(word) => ((word.line, word.column), word.text),
-                None => ((1, 1), ""),
-            };
-            Refusal::at(place, Reason::End(after.to_owned(), expected))
-        })
+        self.token(|_| Ok(()))?.ok_or_else(|| self.ended(expected))
+    }
+
+    fn ended(&self, expected: &'static str) -> Refusal {
+        let (place, after) = match self.last {
+            Some(word) => ((word.line, word.column), word.text),
+            None => ((1, 1), ""),
+        };
+        Refusal::at(place, Reason::End(after.to_owned(), expected))
     }
 
     /// Refuses what follows, if anything does.
     pub fn end(&mut self, expected: &'static str) -> Result<(), Refusal> {
-        match self.token()? {
+        match self.token(|_| Ok(()))? {
             Some(word) => Err(Refusal::unexpected(&word, expected)),
             None => Ok(()),
         }
     }
 
-    fn token(&mut self) -> Result<Option<Word<'a>>, Refusal> {
+    fn token(
+        &mut self,
+        check: impl Fn(&Word<'_>) -> Result<(), Refusal>,
+    ) -> Result<Option<Word<'a>>, Refusal> {
         let word = self.words.next();
+        word.as_ref().map_or(Ok(()), check)?;
         match (word, &self.cut) {
             (None, Some(cut)) => return Err(Refusal::at(self.words.place(), cut.clone())),
             (Some(word), Some(cut)) if word.text != ";" && self.words.is_at_end() => {
-                return Err(check(&word).err().unwrap_or(Refusal::of(&word, cut.clone())));
+                return Err(Refusal::of(&word, cut.clone()));
             }
             _ => {}
         }

@@ -6,6 +6,7 @@ use std::fmt;
 use thiserror::Error;
 
 use super::{KEEPALIVE_MAX, SERVERS_MAX};
+use crate::grammar::method::MethodError;
 use crate::grammar::parameter::ParameterError;
 use crate::grammar::words::Word;
 use crate::model::Printable;
@@ -49,6 +50,19 @@ pub enum Reason {
     /// A directive of nginx or of a module whose place this one takes.
     #[error("\"{}\" is not available in a posted list yet, expected {}", Printable(.0), .1)]
     Unavailable(String, &'static str),
+    /// Which servers are near is not known.
+    #[error("no network in \"upsync_lb local\", expected one such as 10.0.0.0/8")]
+    NoNetwork,
+    /// A method, and the one that was there before.
+    #[error(
+        "duplicate method \"{}\" beside \"{}\", expected one at most",
+        Printable(.0),
+        Printable(.1)
+    )]
+    Methods(String, String),
+    /// The parameters of a method.
+    #[error(transparent)]
+    Method(MethodError),
     /// A directive that was there before.
     #[error("duplicate \"{0}\", expected it once at most")]
     Duplicate(&'static str),

@@ -3,6 +3,7 @@
 
 mod any;
 mod block;
+mod choice;
 
 use super::*;
 
@@ -25,7 +26,7 @@ fn refused_body(text: &str) -> String {
 #[test]
 fn a_body_is_read_in_its_order() {
     let text =
-        b"server 127.0.0.1 weight=0 max_fails=2 fail_timeout=1m30s max_conns=5 backup down;\n\
+        b"server 127.0.0.1 weight=0 max_fails=2 fail_timeout=1m30s max_conns=5 slow_start=1m1ms backup drain down;\n\
         # server 1.1.1.1;\n keepalive\t8;server [::1]:81;\r\n\
         server unix:/run/a;server Backend:82;server upstream:Other.1;# the end";
     let body = parse(text).unwrap();
@@ -36,6 +37,8 @@ fn a_body_is_read_in_its_order() {
         max_conns: Some(5),
         down: Some(true),
         backup: Some(true),
+        drain: Some(true),
+        slow_start: Some(60_001),
     };
     let none = Changes::default();
     let other = Target::Upstream(Name::parse(b"other.1").unwrap());
@@ -57,8 +60,8 @@ fn a_fault_is_told_with_its_place() {
         ("", "line 1, column 1: no server in the body, expected at least one"),
         ("# server a;\n", "line 1, column 1: no server in the body, expected at least one"),
         ("keepalive 1;", "line 1, column 1: no server in the body, expected at least one"),
-        (";", r#"line 1, column 1: unexpected ";", expected "server" or "keepalive""#),
-        ("server a;\n;", r#"line 2, column 1: unexpected ";", expected "server" or "keepalive""#),
+        (";", &format!(r#"line 1, column 1: unexpected ";", expected {DIRECTIVES}"#)),
+        ("server a;\n;", &format!(r#"line 2, column 1: unexpected ";", expected {DIRECTIVES}"#)),
         (
             "server",
             r#"line 1, column 1: unexpected end after "server", expected an address after "server""#,
@@ -79,7 +82,7 @@ fn a_fault_is_told_with_its_place() {
         ("server é weight=x;", r#"line 1, column 8: invalid host in "é""#),
         (
             "Server a;",
-            r#"line 1, column 1: unknown directive "Server", expected "server" or "keepalive""#,
+            &format!(r#"line 1, column 1: unknown directive "Server", expected {DIRECTIVES}"#),
         ),
     ] {
         assert_eq!(refused_body(text), message, "{text:?}");
@@ -108,7 +111,7 @@ fn a_parameter_is_told_with_its_place() {
         (
             "server a down=on;",
             "line 1, column 10: unknown parameter \"down=on\", expected weight=N, max_fails=N, \
-             fail_timeout=TIME, max_conns=N, backup or down",
+             fail_timeout=TIME, max_conns=N, slow_start=TIME, backup, drain or down",
         ),
     ] {
         assert_eq!(refused_body(text), message, "{text:?}");
@@ -139,13 +142,13 @@ fn other_directives_are_refused_by_name() {
         assert_eq!(
             refused_body(&format!("server a;\n {name} x;")),
             format!(
-                "line 2, column 2: \"{name}\" is not available in a posted list yet, expected \"server\" or \"keepalive\""
+                "line 2, column 2: \"{name}\" is not available in a posted list yet, expected {DIRECTIVES}"
             )
         );
     }
     assert_eq!(
         refused_body("servers a;"),
-        r#"line 1, column 1: unknown directive "servers", expected "server" or "keepalive""#
+        format!(r#"line 1, column 1: unknown directive "servers", expected {DIRECTIVES}"#)
     );
 }
 
@@ -258,6 +261,7 @@ fn one_server_is_read() {
     for (text, message) in [
         ("", "line 1, column 1: no server in the body, expected at least one"),
         ("keepalive 1;", r#"line 1, column 1: unexpected "keepalive", expected "server""#),
+        ("least_conn;", r#"line 1, column 1: unexpected "least_conn", expected "server""#),
         (
             "zone a;",
             r#"line 1, column 1: "zone" is not available in a posted list yet, expected "server""#,
@@ -289,6 +293,10 @@ fn changes_are_read() {
             "max_fails=0 max_conns=1 fail_timeout=1m",
             Changes { max_fails: Some(0), max_conns: Some(1), fail_timeout: Some(60), ..none },
         ),
+        (
+            "drain=off slow_start=500ms",
+            Changes { drain: Some(false), slow_start: Some(500), ..none },
+        ),
     ] {
         assert_eq!(parse_changes(text.as_bytes()), Ok(changes), "{text:?}");
     }
@@ -296,8 +304,8 @@ fn changes_are_read() {
 
 #[test]
 fn changes_that_are_none_are_refused() {
-    let expected = "expected weight=N, max_fails=N, fail_timeout=TIME, max_conns=N, backup[=on|off] \
-                    or down[=on|off]";
+    let expected = "expected weight=N, max_fails=N, fail_timeout=TIME, max_conns=N, slow_start=TIME, \
+                    backup[=on|off], drain[=on|off] or down[=on|off]";
     for (text, message) in [
         ("", format!("line 1, column 1: no parameter in the body, {expected}")),
         (" ; ", format!("line 1, column 2: unknown parameter \";\", {expected}")),

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Entry, element};
+use crate::grammar::parameter::{self, SLOW_START_JSON};
 use crate::model::list::{COUNT_MAX, WEIGHT_MAX};
 use crate::model::{Endpoint, Parameters, Printable};
 
@@ -32,6 +33,8 @@ struct Fields {
     max_conns: Option<Value>,
     down: Option<Value>,
     backup: Option<Value>,
+    drain: Option<Value>,
+    slow_start: Option<Value>,
 }
 
 /// The server of an element, nothing for a folder.
@@ -91,6 +94,8 @@ impl Fields {
             max_conns: number("max_conns", &self.max_conns, COUNT_MAX, default.max_conns)?,
             down: flag("down", &self.down, default.down)?,
             backup: flag("backup", &self.backup, default.backup)?,
+            drain: flag("drain", &self.drain, default.drain)?,
+            slow_start: slow_start("slow_start", &self.slow_start, default.slow_start)?,
         })
     }
 }
@@ -119,6 +124,20 @@ fn flag(name: &str, value: &Option<Value>, default: bool) -> Result<bool, String
         Some(_) => {}
     }
     number(name, value, 1, 0).map(|flag| flag == 1).map_err(|_| unfit(name, value, "0 or 1"))
+}
+
+/// A whole number of seconds, or a time of nginx's as text, in milliseconds.
+fn slow_start(name: &str, value: &Option<Value>, default: u32) -> Result<u32, String> {
+    let time = match value {
+        None | Some(Value::Null) => return Ok(default),
+        Some(Value::String(text)) => parameter::slow_start(text),
+        // One that is not whole is written with a point, which no time has.
+        Some(Value::Number(number)) => {
+            number.as_f64().and_then(|number| parameter::slow_start(&number.to_string()))
+        }
+        Some(_) => None,
+    };
+    time.ok_or_else(|| unfit(name, value, SLOW_START_JSON))
 }
 
 fn unfit(name: &str, value: &Option<Value>, expected: &str) -> String {

@@ -145,11 +145,13 @@ fn numbers_may_be_texts() {
         max_conns: 30,
         down: true,
         backup: true,
+        drain: true,
+        slow_start: 30_000,
     };
     for text in [
-        r#"{"weight":10,"max_fails":0,"fail_timeout":20,"max_conns":30,"down":1,"backup":true}"#,
-        r#"{"weight":"10","max_fails":"0","fail_timeout":"20","max_conns":"30","down":"1","backup":"true"}"#,
-        r#" {"weight":10.0,"max_fails":0e1,"fail_timeout":2e1,"max_conns":30,"down":true,"backup":1.0} "#,
+        r#"{"weight":10,"max_fails":0,"fail_timeout":20,"max_conns":30,"slow_start":30,"down":1,"backup":true,"drain":1}"#,
+        r#"{"weight":"10","max_fails":"0","fail_timeout":"20","max_conns":"30","slow_start":"30","down":"1","backup":"true","drain":"1"}"#,
+        r#" {"weight":10.0,"max_fails":0e1,"fail_timeout":2e1,"max_conns":30,"slow_start":3e1,"down":true,"backup":1.0,"drain":true} "#,
     ] {
         assert_eq!(value(text), Ok(expected), "{text}");
     }
@@ -162,6 +164,9 @@ fn numbers_may_be_texts() {
 fn bounds_are_inclusive() {
     assert_eq!(value(r#"{"weight":0}"#).unwrap().weight, 0);
     assert_eq!(value(r#"{"weight":65535}"#).unwrap().weight, 65_535);
+    assert_eq!(value(r#"{"slow_start":2147483}"#).unwrap().slow_start, 2_147_483_000);
+    assert_eq!(value(r#"{"slow_start":"2147483647ms"}"#).unwrap().slow_start, 2_147_483_647);
+    assert_eq!(value(r#"{"slow_start":"1m500ms"}"#).unwrap().slow_start, 60_500);
     assert_eq!(value(r#"{"max_fails":2147483647}"#).unwrap().max_fails, 2_147_483_647);
 }
 
@@ -172,6 +177,12 @@ fn a_bad_value_says_what_is_right() {
         Err("\"weight\" is 65536, expected 0 to 65535".into())
     );
     assert_eq!(value(r#"{"down":2}"#), Err("\"down\" is 2, expected 0 or 1".into()));
+    assert_eq!(
+        value(r#"{"slow_start":2147484}"#),
+        Err("\"slow_start\" is 2147484, expected a number of seconds or a time of at most \
+             2147483647 milliseconds"
+            .into())
+    );
     assert!(value("x").unwrap_err().starts_with("value is no JSON object"));
     for text in [
         r#"{"weight":-1}"#,
@@ -186,6 +197,14 @@ fn a_bad_value_says_what_is_right() {
         r#"{"fail_timeout":"10s"}"#,
         r#"{"max_conns":-1}"#,
         r#"{"down":"yes"}"#,
+        r#"{"drain":2}"#,
+        r#"{"slow_start":-1}"#,
+        r#"{"slow_start":-0.0}"#,
+        r#"{"slow_start":0.5}"#,
+        r#"{"slow_start":1e300}"#,
+        r#"{"slow_start":""}"#,
+        r#"{"slow_start":"1M"}"#,
+        r#"{"slow_start":true}"#,
         r#"{"backup":[]}"#,
         "{",
         "{}x",
@@ -231,11 +250,11 @@ fn catalog_services_have_addresses_and_tags() {
         Kind::Catalog,
         r#"[
         {"ServiceID":"a","Address":"10.0.0.1","ServiceAddress":"","ServicePort":80,
-         "ServiceTags":["v1","weight=7","max_fails=0","fail_timeout=1m","max_conns=9","backup"],
+         "ServiceTags":["v1","weight=7","max_fails=0","fail_timeout=1m","max_conns=9","slow_start=500ms","drain","backup"],
          "ServiceWeights":{"Passing":3,"Warning":1}},
         {"ServiceID":"b","Address":"10.0.0.1","ServiceAddress":"::1","ServicePort":81,
          "ServiceTags":null,"ServiceWeights":{"Passing":3}},
-        {"ServiceID":"c","Address":"c.local","ServicePort":82,"ServiceTags":["down"]},
+        {"ServiceID":"c","Address":"c.local","ServicePort":82,"ServiceTags":["down","drained","slow_start"]},
         {"ServiceID":"d","Address":"10.0.0.4","ServicePort":0},
         {"ServiceID":"e","Address":"10.0.0.5","ServicePort":"80"},
         {"ServiceID":"f","Address":"10.0.0.6","ServicePort":80,"ServiceTags":["weight=x"]}]"#,
@@ -251,6 +270,8 @@ fn catalog_services_have_addresses_and_tags() {
         max_conns: 9,
         backup: true,
         down: false,
+        drain: true,
+        slow_start: 500,
     };
     assert_eq!(entries[0].parameters, Ok(all));
     assert_eq!(entries[1].parameters, Ok(Parameters { weight: 3, ..Parameters::CONSUL }));

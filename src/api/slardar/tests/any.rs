@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::*;
+use crate::grammar::time::Milliseconds;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -47,9 +48,10 @@ prop_compose! {
         max_fails in proptest::option::of(0..=COUNT_MAX),
         fail_timeout in proptest::option::of(0..=COUNT_MAX),
         max_conns in proptest::option::of(0..=COUNT_MAX),
-        down: Option<bool>, backup: Option<bool>,
+        down: Option<bool>, backup: Option<bool>, drain: Option<bool>,
+        slow_start in proptest::option::of(0..=COUNT_MAX),
     ) -> Changes {
-        Changes { weight, max_fails, fail_timeout, max_conns, down, backup }
+        Changes { weight, max_fails, fail_timeout, max_conns, down, backup, drain, slow_start }
     }
 }
 
@@ -71,6 +73,8 @@ fn object(host: &str, port: Option<u16>, changes: &Changes) -> Value {
         ("max_fails", number(changes.max_fails)),
         ("fail_timeout", number(changes.fail_timeout).map(|number| number.to_string().into())),
         ("max_conns", number(changes.max_conns)),
+        ("slow_start", changes.slow_start.map(|time| Milliseconds(time).to_string().into())),
+        ("drain", changes.drain.map(Value::from)),
         ("down", changes.down.map(Value::from)),
         ("backup", changes.backup.map(Value::from)),
     ];
@@ -83,7 +87,7 @@ fn object(host: &str, port: Option<u16>, changes: &Changes) -> Value {
 }
 
 /// Pieces that bodies are made of, right and wrong.
-const PIECES: [&str; 24] = [
+const PIECES: [&str; 26] = [
     "{",
     "}",
     "[",
@@ -103,6 +107,8 @@ const PIECES: [&str; 24] = [
     "\"host\":",
     "\"port\":",
     "\"weight\":",
+    "\"slow_start\":",
+    "\"drain\":",
     "\"upstream:a\"",
     "\"\\ud800\"",
     "\"unix:/a\"",

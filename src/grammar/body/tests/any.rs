@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use super::*;
+use crate::grammar::method::tests::any_method;
 use crate::model::list::{COUNT_MAX, WEIGHT_MAX};
 use crate::model::{Address, List, Parameters, Peer};
 use proptest::collection::vec;
@@ -19,9 +20,10 @@ const BYTES: [u8; 16] = *b" \n;#{}$\"\\=:0a\0\xff\xc3";
 prop_compose! {
     fn any_parameters()(
         weight in 0..=WEIGHT_MAX, max_fails in 0..=COUNT_MAX, fail_timeout in 0..=COUNT_MAX,
-        max_conns in 0..=COUNT_MAX, down: bool, backup: bool,
+        max_conns in 0..=COUNT_MAX, down: bool, backup: bool, drain: bool,
+        slow_start in 0..=COUNT_MAX,
     ) -> Parameters {
-        Parameters { weight, max_fails, fail_timeout, max_conns, down, backup }
+        Parameters { weight, max_fails, fail_timeout, max_conns, down, backup, drain, slow_start }
     }
 }
 
@@ -45,9 +47,10 @@ fn any_server() -> impl Strategy<Value = Vec<String>> {
         "upstream:[A-Za-z0-9._:-]{1,20}",
         "h[A-Za-z]{0,9}(:[1-9][0-9]{0,3})?",
     ];
-    let word = (select(vec!["weight", "max_fails", "fail_timeout", "max_conns"]), 0..=WEIGHT_MAX)
+    let names = vec!["weight", "max_fails", "fail_timeout", "max_conns", "slow_start"];
+    let word = (select(names), 0..=WEIGHT_MAX)
         .prop_map(|(name, number)| (name, format!("{name}={number}")));
-    let flag = select(vec!["backup", "down"]).prop_map(|name| (name, name.to_owned()));
+    let flag = select(vec!["backup", "drain", "down"]).prop_map(|name| (name, name.to_owned()));
     (target, vec(prop_oneof![word, flag], 0..6)).prop_map(|(target, mut words)| {
         let mut seen = HashSet::new();
         words.retain(|(name, _)| seen.insert(*name));
@@ -56,10 +59,21 @@ fn any_server() -> impl Strategy<Value = Vec<String>> {
     })
 }
 
+/// The words of a directive that chooses a method.
+fn any_directive() -> impl Strategy<Value = Vec<String>> {
+    let words = any_method().prop_map(|method| method.to_string());
+    let words = words.prop_filter("has a network", |text| text != "upsync_lb local");
+    words.prop_map(|text| text.split(' ').map(str::to_owned).collect())
+}
+
 /// Statements of a body that is right.
 fn any_statements() -> impl Strategy<Value = Vec<Vec<String>>> {
     let keepalive = proptest::option::of((any::<Index>(), 1..=KEEPALIVE_MAX));
-    (vec(any_server(), 1..12), keepalive).prop_map(|(mut statements, keepalive)| {
+    let method = proptest::option::of((any::<Index>(), any_directive()));
+    (vec(any_server(), 1..12), keepalive, method).prop_map(|(mut statements, keepalive, method)| {
+        if let Some((index, words)) = method {
+            statements.insert(index.index(statements.len() + 1), words);
+        }
         if let Some((index, number)) = keepalive {
             let place = index.index(statements.len() + 1);
             statements.insert(place, vec!["keepalive".to_owned(), number.to_string()]);
@@ -90,6 +104,7 @@ fn ends(text: &[u8]) -> Result<(), TestCaseError> {
     for refusal in refusals.into_iter().flatten() {
         prop_assert!(is_within(text, refusal.place), "{}", refusal);
         prop_assert!(!refusal.to_string().contains(char::is_control));
+        prop_assert!(refusal.to_string().len() < 3000);
     }
     Ok(())
 }
@@ -118,15 +133,13 @@ fn without_places(mut body: Body) -> Body {
     let nowhere = Place::Server(0);
     body.servers.iter_mut().for_each(|server| server.place = nowhere);
     body.keepalive = body.keepalive.map(|(_, number)| (nowhere, number));
+    body.method = body.method.map(|(_, method)| (nowhere, method));
     body
 }
 
 fn any_list() -> impl Strategy<Value = List> {
-    vec(any_peer(), 0..20).prop_map(List::new)
-}
-
-fn rendered(name: &str, list: &List) -> String {
-    render_upstream(name, list.peers().iter().map(|peer| (&peer.address, peer.parameters)))
+    (vec(any_peer(), 0..20), proptest::option::of(any_method()))
+        .prop_map(|(peers, method)| List::new(peers).with_method(method))
 }
 
 proptest! {
@@ -137,7 +150,7 @@ proptest! {
 
     #[test]
     fn near_misses_end(
-        text in r##"(server |keepalive |upstream |weight=|down|[0-9.:;# \n\[\]{}"$]){0,60}"##
+        text in r##"(server |keepalive |upstream |hash |random |least_conn|upsync_lb |weight=|down|[0-9.:;# \n\[\]{}"$]){0,60}"##
     ) {
         ends(text.as_bytes())?;
     }
@@ -149,7 +162,7 @@ proptest! {
 
     #[test]
     fn a_mutated_block_ends(list in any_list(), changes in any_mutations()) {
-        ends(&mutated(&rendered("app", &list), &changes))?;
+        ends(&mutated(&render_upstream("app", &list), &changes))?;
     }
 
     #[test]
@@ -184,13 +197,13 @@ proptest! {
 
     #[test]
     fn what_is_rendered_reads_back(name in "[A-Za-z0-9._:-]{1,255}", list in any_list()) {
-        let read = parse_upstream(rendered(&name, &list).as_bytes());
+        let read = parse_upstream(render_upstream(&name, &list).as_bytes());
         prop_assert_eq!(read, Ok((Name::parse(name.as_bytes()).unwrap(), list)));
     }
 
     #[test]
     fn a_block_that_is_cut_short_is_refused(list in any_list(), end: Index) {
-        let text = rendered("app", &list);
+        let text = render_upstream("app", &list);
         let cut = &text.as_bytes()[..end.index(text.len() - 1)];
         prop_assert!(parse_upstream(cut).is_err());
         ends(cut)?;

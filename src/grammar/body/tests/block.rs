@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::*;
-use crate::model::{List, Parameters, Peer};
+use crate::model::{List, Method, Parameters, Peer};
 
 fn peer(address: &str, parameters: Parameters) -> Peer {
     match Endpoint::parse(address, None) {
@@ -14,18 +14,41 @@ fn peer(address: &str, parameters: Parameters) -> Peer {
 #[test]
 fn a_block_is_written_as_nginx_has_it() {
     let plain = peer("127.0.0.1:8089", Parameters::NGINX);
-    let off =
-        Parameters { weight: 0, max_conns: 2, down: true, backup: true, ..Parameters::CONSUL };
+    let off = Parameters {
+        weight: 0,
+        max_conns: 2,
+        down: true,
+        backup: true,
+        drain: true,
+        slow_start: 30_000,
+        ..Parameters::CONSUL
+    };
     let list = List::new([plain, peer("unix:/run/a", off)]);
-    let text = render_upstream("app", list.peers().iter().map(|p| (&p.address, p.parameters)));
+    let text = render_upstream("app", &list);
     assert_eq!(
         text,
         "upstream app {\n    server 127.0.0.1:8089 weight=1 max_fails=1 fail_timeout=10s;\n    \
-         server unix:/run/a weight=0 max_fails=2 fail_timeout=10s max_conns=2 backup down;\n}\n"
+         server unix:/run/a weight=0 max_fails=2 fail_timeout=10s max_conns=2 slow_start=30s backup drain down;\n}\n"
     );
     assert_eq!(parse_upstream(text.as_bytes()), Ok((Name::parse(b"app").unwrap(), list)));
-    let none = std::iter::empty::<(String, Parameters)>();
-    assert_eq!(render_upstream("app", none), "upstream app {\n}\n");
+    assert_eq!(render_upstream("app", &List::default()), "upstream app {\n}\n");
+}
+
+#[test]
+fn a_method_stands_before_the_servers() {
+    let key = "${host}$uri".to_owned();
+    let method = Method::Hash { key, consistent: true };
+    let list = List::new([peer("127.0.0.1:1", Parameters::NGINX)]).with_method(Some(method));
+    let text = render_upstream("a", &list);
+    assert_eq!(
+        text,
+        "upstream a {\n    hash ${host}$uri consistent;\n    server 127.0.0.1:1 weight=1 \
+         max_fails=1 fail_timeout=10s;\n}\n"
+    );
+    assert_eq!(parse_upstream(text.as_bytes()), Ok((Name::parse(b"a").unwrap(), list)));
+    let text = b"upstream a { server 1.1.1.1; upsync_lb\nlocal 10.0.0.0/8 ::1; }";
+    let (_, list) = parse_upstream(text).unwrap();
+    assert_eq!(list.method().unwrap().to_string(), "upsync_lb local 10.0.0.0/8 ::1/128");
 }
 
 #[test]
@@ -53,7 +76,7 @@ fn a_damaged_block_is_refused_with_its_place() {
         ("server a;", r#"line 1, column 1: unexpected "server", expected "upstream""#),
         (
             "upstream a {\n",
-            r#"line 1, column 12: unexpected end after "{", expected "server" or "}""#,
+            r#"line 1, column 12: unexpected end after "{", expected "server", a method or "}""#,
         ),
         (
             "upstream a { server 1.1.1.1 }",
@@ -61,11 +84,19 @@ fn a_damaged_block_is_refused_with_its_place() {
         ),
         (
             "upstream a {\n server 1.1.1.1; ",
-            r#"line 2, column 16: unexpected end after ";", expected "server" or "}""#,
+            r#"line 2, column 16: unexpected end after ";", expected "server", a method or "}""#,
         ),
         (
             "upstream a {\n keepalive 1; }",
-            r#"line 2, column 2: unexpected "keepalive", expected "server" or "}""#,
+            r#"line 2, column 2: unexpected "keepalive", expected "server", a method or "}""#,
+        ),
+        (
+            "upstream a { ip_hash; random; }",
+            r#"line 1, column 23: duplicate method "random" beside "ip_hash", expected one at most"#,
+        ),
+        (
+            "upstream a { upsync_lb ip_hash; }",
+            r#"line 1, column 24: unexpected "ip_hash" in "upsync_lb", expected roundrobin or local [NETWORK...]"#,
         ),
         (
             "upstream a {\n server b:80;\n}",
