@@ -173,8 +173,7 @@ subtest 'the other directives' => sub {
             'empty path in "upsync_dump_path", expected a file'],
         ['no dump file', upstream('upsync_dump_path; #!'), 'invalid number of arguments in "upsync_dump_path" directive'],
         ['two methods', upstream("upsync_lb roundrobin;\nupsync_lb roundrobin; #!"), qq{"upsync_lb" $once}],
-        ['an unknown method', upstream('upsync_lb fastest; #!'),
-            'unknown method "fastest" in "upsync_lb", expected roundrobin'],
+        ['another method', upstream("upsync_lb local;\nupsync_lb least_conn; #!"), qq{"upsync_lb" $once}],
         ['two zones', "upsync_zone 1m;\nupsync_zone 2m; #!", qq{"upsync_zone" $once}],
         (map {
             ["a zone of $_", "upsync_zone $_; #!", qq{invalid size "$_" in "upsync_zone", expected a size such as 8m}]
@@ -230,18 +229,106 @@ subtest 'two upstreams with one dump file' => sub {
         . "upstream two {\n$upsync;\nupsync_dump_path b;\n}");
 };
 
-subtest 'a balancing directive of nginx beside "upsync"' => sub {
-    for ('least_conn', 'ip_hash', 'hash $uri', 'hash $uri consistent', 'random', 'random two least_conn') {
-        my ($name) = /^(\w+)/;
-        my $message = qq{"$name" cannot be used with "upsync", expected "upsync_lb roundrobin" or no balancing directive};
-        refused("$_ before", upstream("$_;\n$upsync; #!"), $message);
-        refused("$_ after", upstream("$upsync;\n$_; #!"), $message);
+my ($minor, $patch) = `${\ Test::Upsync::nginx_binary() } -v 2>&1` =~ m{/1\.(\d+)\.(\d+)};
+my $has_sticky = $minor > 29 || $minor == 29 && $patch >= 6;
+my $has_least_time = $minor >= 31;
+
+# Of a block as a whole, so without a line.
+sub chosen { return qq{upsync: upstream "app": $_[0]} }
+
+subtest 'a mistake in a balancing directive is told' => sub {
+    my $servers = "server 127.0.0.1:1;\nserver 127.0.0.1:2;";
+    my $values = 'roundrobin, ip_hash, least_conn, hash_modula, hash_ketama, random, least_time or local [NETWORK...]';
+    my $networks = 'addresses and networks such as 10.0.0.0/8';
+    my @table = (
+        ['upsync_lb; #!', 'invalid number of arguments in "upsync_lb" directive'],
+        (map { ["upsync_lb $_; #!", qq{unexpected "$_" in "upsync_lb", expected $values}] }
+            'fastest', 'round_robin', 'RoundRobin', 'hash', 'sticky', 'fair', '10.0.0.0/8'),
+        ['upsync_lb ""; #!', qq{unexpected "" in "upsync_lb", expected $values}],
+        (map { ["upsync_lb $_ on; #!", 'unexpected "on" in "upsync_lb", expected one value'] }
+            qw(roundrobin ip_hash least_conn hash_modula hash_ketama random least_time)),
+        ['upsync_lb least_time header; #!', 'unexpected "header" in "upsync_lb", expected one value'],
+        (map { ["upsync_lb local 10.0.0.0/8 $_; #!", qq{unexpected "$_" in "upsync_lb local", expected $networks}] }
+            '10.0.0.0/33', '::1/129', '10.0.0', '10.0.0.0:80', '10.0.0.0/', 'localhost', '10.0.0.1-10.0.0.9', 'fe80::/x', '$host'),
+        ['upsync_lb hash_modula;', chosen('"upsync_lb hash_modula" without "hash KEY", expected both')],
+        ['upsync_lb hash_ketama;', chosen('"upsync_lb hash_ketama" without "hash KEY consistent", expected both')],
+        (map {
+            my ($lb, $directive, $named) = @$_;
+            my $text = qq{"upsync_lb $lb" beside "$named", expected the same method of both, or one of them};
+            (["upsync_lb $lb;\n$directive;", chosen($text)], ["$directive;\nupsync_lb $lb;", chosen($text)]);
+        } map { [ @$_, $_->[1] ] }
+            ['roundrobin', 'least_conn'], ['roundrobin', 'hash $uri'], ['roundrobin', 'ip_hash'], ['roundrobin', 'random'],
+            ['ip_hash', 'least_conn'], ['ip_hash', 'hash $remote_addr'], ['least_conn', 'ip_hash'],
+            ['least_conn', 'random two least_conn'], ['random', 'least_conn'], ['random', 'hash $request_id'],
+            ['hash_modula', 'hash $uri$args consistent'], ['hash_ketama', 'hash $uri'], ['hash_ketama', 'ip_hash'],
+            ['hash_modula', 'least_conn'], ['least_time', 'least_conn'], ['least_time', 'random two least_time=header'],
+            ['local', 'least_conn'], ['local', 'hash $uri consistent'], ['local', 'random'], ['roundrobin', 'least_time header'],
+            ['least_conn', 'least_time last_byte']),
+        ["upsync_lb local 10.0.0.0/8;\nip_hash;",
+            chosen('"upsync_lb local" beside "ip_hash", expected the same method of both, or one of them')],
+        # nginx itself reads these.
+        ['hash; #!', 'invalid number of arguments in "hash" directive'],
+        ['hash $uri sideways; #!', 'invalid parameter "sideways"'],
+        ['hash $nosuch;', 'unknown "nosuch" variable'],
+        ['hash ${uri; #!', 'the closing bracket in "uri" variable is missing'],
+        ['random three; #!', 'invalid parameter "three"'],
+        ['random two fastest; #!', 'invalid parameter "fastest"'],
+        ['least_conn on; #!', 'invalid number of arguments in "least_conn" directive'],
+        ['ip_hash on; #!', 'invalid number of arguments in "ip_hash" directive'],
+        $has_least_time ? () : (
+            ['least_time; #!', 'invalid number of arguments in "least_time" directive'],
+            ['least_time header inflight x; #!', 'invalid number of arguments in "least_time" directive'],
+            (map {
+                my ($words, $wrong) = @$_;
+                ["$words; #!", qq{unexpected "$wrong" in "least_time", expected "least_time header" or "least_time last_byte"}];
+            } ['least_time fast', 'fast'], ['least_time Header', 'Header'], ['least_time header inflight', 'inflight'],
+                ['least_time last_byte inflight', 'inflight'], ['least_time ""', '']),
+            (map {
+                my ($words, $wrong) = @$_;
+                ["$words; #!", qq{unexpected "$wrong" in "random", }
+                    . 'expected "random [two [least_conn|least_time=header|least_time=last_byte]]"'];
+            } ['random two least_time', 'least_time'], ['random two least_time=fast', 'least_time=fast'],
+                ['random least_time=header', 'least_time=header']),
+        ),
+    );
+    for (@table) {
+        my ($text, $message) = @$_;
+        my $label = $text =~ s/ #!|\n/ /gr;
+        refused("$label alone", upstream("$servers\n$text"), $message);
+        refused("$label with upsync", upstream("$upsync;\n$text"), $message);
     }
-    my ($minor) = `${\ Test::Upsync::nginx_binary() } -v 2>&1` =~ m{/1\.(\d+)};
-    my $sticky = $minor >= 30 ? '"sticky" cannot be used with "upsync", expected "upsync_lb roundrobin" or no balancing directive'
-        : 'unknown directive "sticky"';
-    refused('sticky before', upstream("sticky cookie a;\n$upsync; #!"), $sticky) if $minor >= 30;
-    refused('sticky after', upstream("$upsync;\nsticky cookie a; #!"), $sticky);
+    for my $place (map { "$_ #!" } 'server', 'location') {
+        my ($name) = split ' ', $place;
+        refused("least_time in $name", ($name eq 'server' ? "server {\nleast_time header; #!\n}" :
+            "server { location / {\nleast_time header; #!\n} }"), '"least_time" directive is not allowed here');
+    }
+    refused('sticky', upstream("$upsync;\nsticky cookie a; #!"), 'unknown directive "sticky"') unless $has_sticky;
+};
+
+subtest 'parameters of "server" that nginx lacks' => sub {
+    my $time = 'expected a time of at most 2147483647 milliseconds in "server"';
+    for my $block ($upsync, 'upsync_lb roundrobin', 'least_conn') {
+        my ($name) = split ' ', $block;
+        refused("$_ with $name", upstream("$block;\nserver 127.0.0.1:1 $_ weight=2; #!"), qq{invalid value in "$_", $time})
+            for map { "slow_start=$_" } '', 'x', '-1', '1.5', '1M', '10ms1s', '2147483648ms', '99999999999999999999';
+        refused("slow_start twice with $name", upstream("$block;\nserver 127.0.0.1:1 slow_start=1s slow_start=1s; #!"),
+            'duplicate "slow_start", expected it once at most in "server"');
+        refused("$_ with $name", upstream("$block;\nserver 127.0.0.1:1 slow_start=1s $_; #!"), qq{invalid parameter "$_"})
+            for 'slow_start', 'drain=on', 'Drain', 'fast_start=1s';
+        refused("no address with $name", upstream("$block;\nserver; #!"), 'invalid number of arguments in "server" directive');
+    }
+    my $ours = '"slow_start" and "drain" in "server" are for upstreams with "upsync" or "upsync_lb", expected one of these';
+    for my $block ('', 'least_conn;', 'ip_hash;', 'hash $uri consistent;', 'keepalive 4;', 'zone app 64k;', 'dyups $host;') {
+        my $drains = $has_sticky ? () : 'drain';
+        refused("$_ in a block with '$block'", upstream("$block\nserver 127.0.0.1:1 weight=2;\nserver 127.0.0.1:2 $_;"), chosen($ours))
+            for 'slow_start=30s', 'weight=3 slow_start=1s max_fails=2', $drains // ();
+    }
+    my %good = map { ("$_->[0] $_->[1]" => "$_->[0];\nserver 127.0.0.1:1 $_->[1];\nserver 127.0.0.1:2;") } map {
+        my $block = $_;
+        map { [ $block, $_ ] } 'slow_start=30s', 'slow_start=500ms', 'slow_start=0', 'drain', 'slow_start=1m30s drain weight=5',
+            'max_fails=2 drain down', 'weight=5 slow_start=10 max_conns=2', ($block =~ /ip_hash/ ? () : 'drain backup slow_start=1h');
+    } $upsync, 'upsync_lb roundrobin', 'upsync_lb local', "upsync_lb ip_hash;\nip_hash", 'least_time header';
+    all_accepted('good', %good);
 };
 
 subtest 'accepted in an upstream that is followed' => sub {
@@ -275,6 +362,13 @@ subtest 'accepted in an upstream that is followed' => sub {
         'roundrobin' => "$upsync;\nupsync_lb roundrobin;",
         'roundrobin before' => "upsync_lb roundrobin;\n$upsync;",
         'a bound' => "$upsync;\nupsync_max_body 64m;",
+        'networks' => "$upsync;\nupsync_lb local 10.0.0.0/8 192.168.1.7 fd00::/8 ::1;",
+        'networks of this machine' => "$upsync;\nupsync_lb local;",
+        'as with nginx-upsync-module' => "$upsync;\nhash \$uri consistent;\nupsync_lb hash_ketama;",
+        (map { ("$_ before" => "$_;\n$upsync;", "$_ after" => "$upsync;\n$_;") }
+            'least_conn', 'ip_hash', 'hash $uri', 'hash $uri consistent', 'hash constant', 'hash "$uri of $host"', 'random', 'random two',
+            'random two least_conn', 'random two least_time=header', 'random two least_time=last_byte', 'least_time header',
+            'least_time last_byte', $has_sticky ? 'sticky cookie a' : ()),
     );
     all_accepted('good', %good);
     accepted('settings of http', "upsync_zone 128k;\nupsync_max_body 1m;\n" . upstream("$upsync;"));

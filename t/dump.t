@@ -193,7 +193,7 @@ subtest 'a file that is not as it should be' => sub {
     $t->write_file('corrupt.conf', <<'EOF');
 server 127.0.0.1:11 weight=2;
 server 127.0.0.1:12 weight=many;
-server 127.0.0.1:13 max_fails=3 slow_start=3s;
+server 127.0.0.1:13 max_fails=3 sloe_start=3s;
 include /etc/passwd;
 server backend.example.com:80;
 server 127.0.0.1:14 # a comment
@@ -220,7 +220,7 @@ EOF
     };
     is_deeply($skipped->('corrupt'), [
         ', line 2, column 1: invalid value in "weight=many", expected 0 to 65535',
-        ', line 3, column 1: unknown parameter "slow_start=3s"',
+        ', line 3, column 1: unknown parameter "sloe_start=3s"',
         ', line 4, column 1: expected "server", not "include"',
         ', line 5, column 1: expected an address, not the host name "backend.example.com:80"',
         ', line 8, column 1: no ";" at the end of "server 127.0.0.1:15 wei"',

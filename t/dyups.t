@@ -330,8 +330,9 @@ subtest 'JSON' => sub {
     http_get($traffic, '/', host => 'x1') for 1 .. 3;
     my $x1;
     wait_until { $x1 = $get->('/upstream/x1'); !$x1->{servers}[0]{connections} } 10, 'three requests';
-    my %plain = (weight => 1, max_fails => 1, fail_timeout => 10, max_conns => 0, connections => 0, requests => 0, failures => 0);
     my ($false, $true) = (JSON::PP::false, JSON::PP::true);
+    my %plain = (weight => 1, max_fails => 1, fail_timeout => 10, max_conns => 0, slow_start => 0, drain => $false,
+        connections => 0, requests => 0, failures => 0);
     my $since = delete $x1->{since};
     is_deeply($x1, {
         name => 'x1', source => 'api', version => 1, keepalive => $kept, servers => [
@@ -354,7 +355,7 @@ subtest 'JSON' => sub {
     is_deeply({ map { $_ => $detail->{$_}{keepalive} } qw(kept least_kept plain Any) },
         { kept => 4, least_kept => 4, plain => $kept, Any => $kept }, 'and what it keeps');
     is($detail->{plain}{servers}[0]{weight}, 3, 'a block has its parameters');
-    is(scalar(grep { !ref($_->{backup}) || !ref($_->{down}) } map { @{ $_->{servers} } } values %$detail), 0, 'flags are flags');
+    is(scalar(grep { !ref($_->{backup}) || !ref($_->{down}) || !ref($_->{drain}) } map { @{ $_->{servers} } } values %$detail), 0, 'flags are flags');
     is(told('GET', '/upstream/unknown?format=json'), '404 {"status":404,"msg":"upstream unknown not found"}', 'unknown');
 
     is(post('x1?format=json', "server $a;"), '200 {"status":200}', 'changed');
@@ -483,7 +484,7 @@ subtest 'a block of a variable alone, with whatever method' => sub {
         all_workers_ask($uri, 502, "$block: no servers", headers => { 'X-Name' => 'lone' });
         is(shown($block), '204 ', "$block: none shown");
         is(post('lone', "server $a;server $b;"), '200 success', "$block: posted for the name");
-        is_deeply(counts(who($uri, 8, headers => { 'X-Name' => 'lone' })), { $a => 4, $b => 4 }, "$block: served");
+        shared($block, { $a => 4, $b => 4 }, "$block: served", who($uri, 8, headers => { 'X-Name' => 'lone' }));
         is(post($block, "server $c;"), '200 success', "$block: posted for the block");
         all_workers_ask($uri, $c, "$block: served", headers => { 'X-Name' => 'other' });
         is(told('DELETE', '/upstream/lone'), '200 success', "$block: deleted for the name");
@@ -521,6 +522,22 @@ subtest 'what a block falls back on' => sub {
     is(told('POST', '/upstream/plain/reset'), '200 success', 'reset');
 };
 
+# How requests are shared, by the method of the block.
+sub shared {
+    my ($block, $expected, $name, @who) = @_;
+    my $counts = counts(@who);
+    my $text = $blocks{$block} // $bare{$block};
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    # One client asks for one URI.
+    return is_deeply([ map { $expected->{$_} ? 'one' : $_ } keys %$counts ], ['one'], "$name: one server")
+        if $text =~ /hash/;
+    return is_deeply($counts, $expected, $name) unless $text =~ /random|least_conn/;
+    # The last answer may be with the client before nginx has given its connection back: who has the
+    # least is not known here. And random is random.
+    return is(join(' ', grep { !$expected->{$_} } keys %$counts), '', $name) if $text =~ /random/;
+    return is_deeply([ sort keys %$counts ], [ sort keys %$expected ], $name);
+}
+
 subtest 'an upstream of nginx.conf is posted, deleted and reset' => sub {
     for my $block (@blocks) {
         my $path = "/upstream/$block";
@@ -531,8 +548,8 @@ subtest 'an upstream of nginx.conf is posted, deleted and reset' => sub {
         ok($is_own->(), "$block: its own servers");
 
         is(told('POST', $path, "server $c;server $d weight=2;"), '200 success', "$block: posted");
-        is_deeply(counts($static->(12)), { $c => 4, $d => 8 }, "$block: static follows");
-        is_deeply(counts($variable->(12)), { $c => 4, $d => 8 }, "$block: by variable");
+        shared($block, { $c => 4, $d => 8 }, "$block: static follows", $static->(12));
+        shared($block, { $c => 4, $d => 8 }, "$block: by variable", $variable->(12));
         is(shown($block), servers($c, $d), "$block: shown");
         is(told('PUT', $path, "server $d;"), '200 success', "$block: PUT");
         all_workers_ask("/block/$block/", $d, "$block: replaced");
@@ -636,13 +653,134 @@ subtest 'single servers' => sub {
     is(told('PATCH', "/upstream/least/server/$a", 'down'), '200 success', 'PATCH for a block');
     is(told('DELETE', "/upstream/least/server/$dead"), '200 success', 'DELETE for a block');
     $is->('least', 'with their parameters', "$a weight=3 $plain" =~ s/down=0/down=1/r, "$b weight=1 $plain", "$c weight=4 $plain");
-    is_deeply(counts(who('/block/least/', 10)), { $b => 2, $c => 8 }, 'serve');
+    shared('least', { $b => 2, $c => 8 }, 'serve', who('/block/least/', 10));
     is(told('POST', '/upstream/least/reset'), '200 success', 'reset');
     is(shown('least'), servers($a, $b, $dead), 'as in nginx.conf');
     is(shown('bare'), '204 ', 'a block without any');
     is(told('POST', '/upstream/bare/server', "server $c;"), '200 success', 'takes one');
     is(shown('bare'), servers($c), 'is its only one');
     is(told('POST', '/upstream/bare/reset'), '200 success', 'reset');
+};
+
+subtest 'slow_start and drain' => sub {
+    my $shown = sub { (http_get($interface, '/detail')->{body} =~ /^slow\n(.*?)^\n/ms)[0] };
+    my $json = sub {
+        my $servers = json(http_get($interface, '/upstream/slow?format=json')->{body})->{servers};
+        return { map { $_->{server} => [ $_->{slow_start}, $_->{drain} ? 'drain' : () ] } @$servers };
+    };
+    my $rest = 'weight=1 max_conns=0 max_fails=1 fail_timeout=10 backup=0 down=0';
+    is(post('slow', "server $a slow_start=30s;\nserver $b drain;server $c slow_start=1500ms drain;server $d slow_start=0;"),
+        '200 success', 'posted');
+    is($shown->(), "server $a $rest slow_start=30s\nserver $b $rest drain=1\nserver $c $rest slow_start=1500ms drain=1\n"
+        . "server $d $rest\n", 'shown behind the others');
+    is_deeply($json->(), { $a => [30], $b => [ 0, 'drain' ], $c => [ 1.5, 'drain' ], $d => [0] }, 'JSON');
+    like(http_get($interface, '/upstream/slow?format=json')->{body}, qr/"slow_start":1\.5,/, 'as a number');
+    # It is the first list: there is none that they could join.
+    is_deeply(counts(who('/', 20, host => 'slow')), { $a => 10, $d => 10 }, 'one that drains gets no new clients');
+
+    is(told('PATCH', "/upstream/slow/server/$a", 'drain'), '200 success', 'PATCH drain');
+    all_workers_ask('/', $d, 'goes', host => 'slow');
+    is(told('PATCH', "/upstream/slow/server/$d", 'drain=on slow_start=1m500ms'), '200 success', 'PATCH drain=on');
+    all_workers_ask('/', 502, 'so does the last', host => 'slow');
+    is_deeply($json->()->{$d}, [ 60.5, 'drain' ], 'shown');
+    is(told('PATCH', "/upstream/slow/server/$d", 'drain=off slow_start=0'), '200 success', 'PATCH drain=off');
+    all_workers_ask('/', $d, 'comes back', host => 'slow');
+    is(told('PATCH', "/upstream/slow/server/$c", '{"drain":false,"slow_start":0}'), '200 {"status":200}', 'PATCH, JSON');
+    is_deeply(counts(who('/', 20, host => 'slow')), { $c => 10, $d => 10 }, 'is the same');
+    is(told('PATCH', "/upstream/slow/server/$c", '{"drain":"1","slow_start":"500ms"}'), '200 {"status":200}', 'PATCH, JSON with texts');
+    is_deeply($json->()->{$c}, [ 0.5, 'drain' ], 'shown');
+    is(told('POST', '/upstream/slow/server', "server $b slow_start=2h;"), '200 success', 'one alone');
+    is_deeply($json->()->{$b}, [7200], 'is replaced');
+    is(told('DELETE', '/upstream/slow'), '200 success', 'deleted');
+
+    my @hosts = map { [ split /:/ ] } $a, $b;
+    is(post('slow', '{"servers":[' . join(',', map { qq({"host":"$_->[0]","port":$_->[1],"slow_start":20,"drain":true}) } @hosts)
+        . ']}'), '200 {"status":200}', 'JSON');
+    is_deeply($json->(), { map { $_ => [ 20, 'drain' ] } $a, $b }, 'JSON: shown');
+    is(told('DELETE', '/upstream/slow'), '200 success', 'deleted');
+};
+
+subtest 'the method of a body' => sub {
+    my $method = sub { json(http_get($interface, "/upstream/$_[0]?format=json")->{body})->{method} };
+    my $list = "server $a;server $b;server $c;";
+    # One client, one URI: with those of a key one server is asked, whatever the worker.
+    my @methods = ('least_conn', 'ip_hash', 'hash $arg_k', 'hash $arg_k consistent', 'hash ${arg_k}-$host', 'random',
+        'random two', 'random two least_conn', 'random two least_time=header', 'random two least_time=last_byte',
+        'least_time header', 'least_time last_byte');
+    for my $text (@methods) {
+        my $expected = $text eq 'random two' ? 'random two least_conn' : $text;
+        for my $name ('mine', 'plain', 'ring') {
+            my $uri = $name eq 'mine' ? '/' : "/block/$name/";
+            my $body = $name eq 'plain' ? "$text;$list" : "$list\n  $text  ;\n";
+            is(post($name, $body), '200 success', "$name: $text");
+            is($method->($name), $expected, 'is shown');
+            my @who = map { who("$uri?k=$_", 6, host => 'mine') } 1 .. 4;
+            is(scalar(grep { $_ ne $a && $_ ne $b && $_ ne $c } @who), 0, 'all served');
+            if ($text =~ /hash/) {
+                is(scalar(keys %{ counts(@who[ 6 * $_ .. 6 * $_ + 5 ]) }), 1, 'a key has one server') for 0 .. 3;
+            } elsif ($text =~ /least_conn$/ && $text !~ /random/) {
+                is_deeply([ sort keys %{ counts(@who) } ], [ sort $a, $b, $c ], 'idle servers have turns');
+            }
+        }
+    }
+    # A change of a part keeps it.
+    is(post('mine', "hash \$arg_k consistent;$list"), '200 success', 'a hash');
+    is(told('PATCH', "/upstream/mine/server/$a", 'weight=2'), '200 success', 'PATCH');
+    is($method->('mine'), 'hash $arg_k consistent', 'keeps it');
+    is(told('POST', '/upstream/mine/server', "server $d;"), '200 success', 'POST of one');
+    is($method->('mine'), 'hash $arg_k consistent', 'keeps it');
+    is(told('DELETE', "/upstream/mine/server/$d"), '200 success', 'DELETE of one');
+    is($method->('mine'), 'hash $arg_k consistent', 'keeps it');
+    my %all = map { ("?k=$_" => (who("/?k=$_", 1, host => 'mine'))[0]) } 1 .. 30;
+    is(scalar(keys %{ counts(values %all) }), 3, 'keys have all servers');
+    ok($t->reload, 'a reload');
+    is($method->('mine'), 'hash $arg_k consistent', 'keeps it');
+    is_deeply({ map { ("?k=$_" => (who("/?k=$_", 1, host => 'mine'))[0]) } 1 .. 30 }, \%all, 'and who serves whom');
+
+    is(post('mine', $list), '200 success', 'a list without');
+    is($method->('mine'), undef, 'has none');
+    is_deeply(counts(who('/?k=1', 12, host => 'mine')), { $a => 4, $b => 4, $c => 4 }, 'takes turns');
+    is(post('ring', $list), '200 success', 'for a block with a method');
+    is($method->('ring'), undef, 'none of its own');
+    is(scalar(keys %{ counts(who('/block/ring/', 12)) }), 1, 'has the method of the block');
+    is(post('ring', "random;$list"), '200 success', 'one with another');
+    is(told('POST', '/upstream/ring/reset'), '200 success', 'reset');
+    is($method->('ring'), undef, 'none of its own again');
+    is(scalar(keys %{ counts(who('/block/ring/', 12)) }), 1, 'the method of the block again');
+    is(told('POST', '/upstream/plain/reset'), '200 success', 'reset');
+    is_deeply(counts(who('/block/plain/', 8)), { $a => 6, $b => 2 }, 'and turns again');
+
+    # A name made at run time that a block finds by its variable has the method of the block.
+    my @named = (headers => { 'X-Name' => 'mine' });
+    is(scalar(keys %{ counts(who('/block/bare_uri/', 12, @named)) }), 1, 'a list without, by way of a block that hashes');
+    is(post('mine', "upsync_lb roundrobin;$list"), '200 success', 'a list that is to have turns');
+    is($method->('mine'), 'upsync_lb roundrobin', 'says so');
+    is_deeply(counts(who('/block/bare_uri/', 12, @named)), { $a => 4, $b => 4, $c => 4 }, 'and has them');
+    is(post('mine', "server $a;server $b;upsync_lb local 10.0.0.0/8 127.0.0.1;server $unix;"), '200 success', 'one with networks');
+    is($method->('mine'), 'upsync_lb local 10.0.0.0/8 127.0.0.1/32', 'shown');
+    is_deeply(counts(who('/', 9, host => 'mine')), { $a => 3, $b => 3, $unix => 3 }, 'those of them');
+    is(post('mine', "server $a;server $b;upsync_lb local 10.0.0.0/8;server $unix;"), '200 success', 'one with others');
+    is_deeply(counts(who('/', 9, host => 'mine')), { $unix => 9 }, 'a socket is of this machine');
+
+    # A method is that of its list: who takes servers over does not take it.
+    is(post('plain', "hash \$arg_k;$list"), '200 success', 'a group with a method');
+    is(post('mine', 'server upstream:plain;'), '200 success', 'is taken over');
+    is($method->('mine'), undef, 'without it');
+    is(post('mine', 'server upstream:plain; least_conn;'), '200 success', 'or with another');
+    is($method->('mine'), 'least_conn', 'which is that of the list');
+    is(told('POST', '/upstream/plain/reset'), '200 success', 'reset');
+    is(told('DELETE', '/upstream/mine'), '200 success', 'deleted');
+
+    # Names made at run time have the template's, where they have none of their own.
+    configure(more => 'dyups_upstream template; upstream template { dyups $http_x_name; hash $arg_k; }');
+    ok($t->reload, 'a template with a method');
+    is(post('mine', $list), '200 success', 'a list');
+    is(scalar(keys %{ counts(who("/?k=$_", 6, host => 'mine')) }), 1, 'has its method') for 1 .. 4;
+    is(post('mine', "hash \$arg_other consistent;$list"), '200 success', 'a list with another');
+    is(scalar(keys %{ counts(map { who("/?k=1&other=$_", 1, host => 'mine') } 1 .. 30) }), 3, 'has its own');
+    is(told('DELETE', '/upstream/mine'), '200 success', 'deleted');
+    configure(more => '');
+    ok($t->reload, 'without it again');
 };
 
 subtest 'changes at the same time' => sub {

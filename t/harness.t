@@ -45,7 +45,9 @@ subtest 'requests' => sub {
 
     my $connection = http_connect($first);
     http_get($first, '/kept', connection => $connection) for 1 .. 3;
-    my @kept = grep { $_->{uri} eq '/kept' } $backends->requests;
+    # nginx logs a request when its answer has been sent.
+    my @kept;
+    wait_until { 3 == (@kept = grep { $_->{uri} eq '/kept' } $backends->requests) } 5;
     is(@kept, 3, 'three requests logged');
     is(keys %{ { map { $_->{connection} => 1 } @kept } }, 1, 'on one connection');
 

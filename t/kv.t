@@ -127,8 +127,9 @@ subtest 'parameters' => sub {
         '127.0.0.1:5' => ['{"weight":"10","max_fails":"3","fail_timeout":"20","max_conns":"7","down":"1","backup":"1"}', $all],
         '127.0.0.1:6' => ['{"down":true,"backup":false,"max_fails":0}', 'weight=1 max_fails=0 fail_timeout=10s down'],
         '127.0.0.1:7' => ['{"down":0,"backup":"0"}', $defaults],
-        '127.0.0.1:8' => ['{"weight":null,"slow_start":5,"tags":["a"]}', $defaults],
+        '127.0.0.1:8' => ['{"weight":null,"color":5,"tags":["a"]}', $defaults],
         '127.0.0.1:9' => ['{"weight":65535,"fail_timeout":0}', 'weight=65535 max_fails=2 fail_timeout=0s'],
+        '127.0.0.1:11' => ['{"slow_start":5,"drain":1}', "$defaults slow_start=5s drain"],
         '127.0.0.1:10' => ['{"weight":0}', 'weight=0 max_fails=2 fail_timeout=10s'],
     );
     $consul->kv_put_many({ map { ("upstreams/values/$_" => $values{$_}[0]) } keys %values });

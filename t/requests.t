@@ -34,6 +34,8 @@ http {
     %%TEST_GLOBALS_HTTP%%
     default_type text/html;
     dyups_state_path state;
+    map \$uri \$mapped { default 1; }
+    map \$upstream_addr \$unused { default 1; }
     $unkept
     upstream static { server $a; server $b backup; }
     upstream by_host { dyups \$http_host; server $a; }
@@ -227,14 +229,14 @@ subtest 'names' => sub {
 };
 
 # [body, line, column, reason]
-my $directives = 'expected "server" or "keepalive"';
-my $parameters = 'expected weight=N, max_fails=N, fail_timeout=TIME, max_conns=N, backup or down';
+my $methods = '"least_conn", "ip_hash", "hash", "random" or "least_time"';
+my $directives = qq{expected "server", "keepalive", $methods};
+my $parameters = 'expected weight=N, max_fails=N, fail_timeout=TIME, max_conns=N, slow_start=TIME, backup, drain or down';
 my $plain = 'expected a word without quotes, braces, dollar signs and backslashes';
 my $text = 'expected text without control characters';
 my @unavailable = qw(check check_fastcgi_param check_http_expect_alive check_http_send check_keepalive_requests
-    consistent_hash fair hash ip_hash keepalive_requests keepalive_time keepalive_timeout least_conn least_time ntlm
-    queue random resolver resolver_timeout session_sticky state sticky sticky_cookie_insert upsync upsync_dump_path
-    upsync_lb vnswrr zone);
+    consistent_hash fair keepalive_requests keepalive_time keepalive_timeout ntlm queue resolver resolver_timeout
+    session_sticky state sticky sticky_cookie_insert upsync upsync_dump_path vnswrr zone);
 my @texts = (
     [' ', 1, 1, 'no server in the body, expected at least one'],
     ["# server $b;\n\n", 1, 1, 'no server in the body, expected at least one'],
@@ -275,16 +277,79 @@ my @texts = (
         'max_fails=', 'max_fails=2147483648', 'max_conns=-1', 'max_conns=x'),
     (map { ["server $b $_;", 1, 9 + length $b, qq{invalid value in "$_", expected a time of at most 2147483647 seconds}] }
         map { "fail_timeout=$_" } '', 'x', '1ms', '10x', '-1', '2147483648', '99y'),
+    (map { ["server $b $_;", 1, 9 + length $b, qq{invalid value in "$_", expected a time of at most 2147483647 milliseconds}] }
+        map { "slow_start=$_" } '', 'x', '-1', '+1', '1.5', '1M', '1y', '10ms1s', '2147483648ms', '2147484', '99999999999999999999'),
     (map { ["server $b $_;", 1, 9 + length $b, qq{unknown parameter "$_", $parameters}] }
-        'weight', 'down=1', 'backup=on', 'Weight=1', 'slow_start=1s', 'resolve', 'service=x', 'route=x', '=', 'weight:1', '=weight'),
+        'weight', 'down=1', 'backup=on', 'drain=on', 'Weight=1', 'slow_start', 'Slow_start=1s', 'resolve', 'service=x', 'route=x',
+        '=', 'weight:1', '=weight'),
     (map { ["server $b $_ $_;", 1, 10 + length "$b$_", 'duplicate "' . s/=.*//r . '", expected it once at most'] }
-        'weight=1', 'max_fails=1', 'max_conns=1', 'fail_timeout=1', 'backup', 'down'),
+        'weight=1', 'max_fails=1', 'max_conns=1', 'fail_timeout=1', 'slow_start=1', 'backup', 'drain', 'down'),
     ["server $b;keepalive;", 1, 18 + length $b, 'unexpected ";", expected a number after "keepalive"'],
     (map { ["server $b;\nkeepalive $_;", 2, 11, qq{invalid value in "keepalive $_", expected 1 to 65535}] }
         0, 65536, '-1', 'x', '1k'),
     ["server $b;\nkeepalive 1 2;", 2, 13, 'unexpected "2", expected ";" before it'],
     ["keepalive 1;\nkeepalive 1;server $b;", 2, 1, 'duplicate "keepalive", expected it once at most'],
     ["server $b;\n keepalive 5;", 2, 2, '"keepalive" needs an upstream of nginx.conf that has it, named by "dyups_upstream"'],
+    ['least_conn;', 1, 1, 'no server in the body, expected at least one'],
+    (map { ["server $b;upsync_lb $_;", 1, 19 + length $b, qq{unexpected "$_" in "upsync_lb", expected roundrobin or local [NETWORK...]}] }
+        qw(ip_hash least_conn hash_modula hash_ketama random least_time)),
+    ["upsync_lb roundrobin on;server $b;", 1, 22, 'unexpected "on" in "upsync_lb", expected one value'],
+    ["server $b; upsync_lb local ;", 1, 10 + length $b, 'no network in "upsync_lb local", expected one such as 10.0.0.0/8'],
+    (map { ["upsync_lb local ::1 $_;server $b;", 1, 21,
+        qq{unexpected "$_" in "upsync_lb local", expected addresses and networks such as 10.0.0.0/8}] }
+        '10.0.0.0/33', '10.0.0', 'x', 'localhost', 'fe80::/129', '10.0.0.1:80', '10.0.0.1-2'),
+    ["upsync_lb local 10.0.0.0/8\nserver $b;", 2, 1, 'unexpected "server", expected ";" before it'],
+    (map {
+        my ($first, $name, $second) = @$_;
+        ["$first;\nserver $b;\n $second;", 3, 2, qq{duplicate method "$name" beside "$first", expected one at most}];
+    } ['least_conn', 'ip_hash', 'ip_hash'], ['ip_hash', 'ip_hash', 'ip_hash'], ['hash $uri consistent', 'hash', 'hash'],
+        ['random two least_conn', 'least_time', 'least_time header'], ['upsync_lb roundrobin', 'least_conn', 'least_conn'],
+        ['upsync_lb local 10.0.0.0/8', 'upsync_lb', 'upsync_lb roundrobin'], ['hash ${arg_a}-b', 'random', 'random x']),
+    (map { ["$_ x;server $b;", 1, 2 + length, qq{unexpected "x" in "$_", expected no parameter}] } 'least_conn', 'ip_hash'),
+    ["hash;server $b;", 1, 5, 'unexpected ";", expected a key after "hash"'],
+    ['hash', 1, 1, 'unexpected end after "hash", expected a key after "hash"'],
+    ["server $b;hash \$uri", 1, 14 + length $b, 'unexpected end after "$uri", expected ";"'],
+    ["hash \$uri\nserver $b;", 2, 1, 'unexpected "server", expected ";" before it'],
+    ["hash \$uri keepalive 5;server $b;", 1, 11, 'unexpected "keepalive", expected ";" before it'],
+    (map { ["server $b;\nhash \$uri $_;", 2, 11, qq{unexpected "$_" in "hash", expected "hash KEY [consistent]"}] }
+        'sideways', 'Consistent', 'consistent=on'),
+    ["hash \$uri consistent x;server $b;", 1, 22, 'unexpected "x" in "hash", expected "hash KEY [consistent]"'],
+    ["hash \$uri \$host;server $b;", 1, 11, qq{unexpected "\$" in "\$host", $plain}],
+    (map { ["hash $_;server $b;", 1, 6, qq{capture in the key "$_" of "hash", expected variables with names}] }
+        '$1', 'a$9b', '${1}', '$1st'),
+    (map { ["hash $_;server $b;", 1, 6, qq{no name after "\$" in the key "$_" of "hash", expected "\$NAME"}] }
+        '$', 'a$', '$$uri', '${}', '$-'),
+    (map { ["hash $_;server $b;", 1, 6, qq(no "}" after "\${" in the key "$_" of "hash", expected "\${NAME}")] }
+        '${uri', '${u-}', '${'),
+    (map {
+        my ($key, $found) = @$_;
+        my $shown = $key =~ s/(["\\])/\\$1/gr;
+        ["hash $key;server $b;", 1, 6, qq(unexpected "$found" in the key "$shown" of "hash", expected a word without quotes, )
+            . 'backslashes, braces but those of "${NAME}", and "#" at its start'];
+    } ['"$uri"', '\\"'], ["'\$uri'", "'"], ['$uri{}', '{'], ['{', '{'], ['\\$uri', '\\\\'], ['$uri}', '}']),
+    ["hash \0;server $b;", 1, 6, "unexpected byte 0x00, $text"],
+    ["hash \xff;server $b;", 1, 6, 'unexpected byte 0xff, expected UTF-8'],
+    ['hash ' . 'x' x 1025 . ";server $b;", 1, 6, 'the key of "hash" has 1025 bytes, expected at most 1024'],
+    ['hash ' . '$uri' x 33 . ";server $b;", 1, 6,
+        'too many parts in the key "' . '$uri' x 32 . '..." of "hash", expected at most 32'],
+    (map { ["server $b;\n hash $_;", 2, 2, 'unknown variable "$nosuch" in "hash", expected one that nginx or nginx.conf has'] }
+        '$nosuch', '$NoSuch', 'a${nosuch}b', '$uri$nosuch', '$nosuch consistent', '$arg_a$nosuch$other'),
+    ["least_time;server $b;", 1, 1, 'no parameter after "least_time", expected "least_time header" or "least_time last_byte"'],
+    (map {
+        my ($words, $wrong) = @$_;
+        ["server $b;\nleast_time $words;", 2, 1 + index("least_time $words;", $wrong),
+            qq{unexpected "$wrong" in "least_time", expected "least_time header" or "least_time last_byte"}];
+    } ['header inflight', 'inflight'], ['last_byte inflight', 'inflight'], ['first_byte', 'first_byte'], ['Header', 'Header'],
+        ['connect', 'connect']),
+    (map {
+        my ($words, $wrong) = @$_;
+        ["server $b;\nrandom $words;", 2, 1 + index("random $words;", $wrong),
+            qq{unexpected "$wrong" in "random", expected "random [two [least_conn|least_time=header|least_time=last_byte]]"}];
+    } ['three', 'three'], ['two fastest', 'fastest'], ['least_conn', 'least_conn'], ['two least_conn more', 'more'],
+        ['two least_time', 'least_time'], ['two least_time=connect', 'least_time=connect']),
+    ["server $b least_conn;", 1, 9 + length $b, 'unexpected "least_conn", expected ";" before it'],
+    ["server $b\nhash \$uri;", 2, 1, 'unexpected "hash", expected ";" before it'],
+    ["Least_conn;server $b;", 1, 1, qq{unknown directive "Least_conn", $directives}],
     (map {
         my ($word, $first) = @$_;
         my $shown = $word =~ s/(["\\])/\\$1/gr;
@@ -316,11 +381,13 @@ subtest 'bodies' => sub {
     # The same for one server, where it can be.
     my $one = 'expected "server"';
     for (
-        ["keepalive 5;", 1, 1, qq{unexpected "keepalive", $one}],
+        (map { ["$_;", 1, 1, 'unexpected "' . (split)[0] . qq{", $one}] }
+            'keepalive 5', 'least_conn', 'ip_hash', 'hash $uri', 'random', 'least_time header'),
         ["zone x;", 1, 1, qq{"zone" is not available in a posted list yet, $one}],
         ["$b;", 1, 1, qq{unknown directive "$b;"} =~ s/;"/", $one/r],
         ["server $b;server $a;", 1, 9 + length $b, 'unexpected "server", expected nothing after one "server"'],
         ["server $b; keepalive 5;", 1, 10 + length $b, 'unexpected "keepalive", expected nothing after one "server"'],
+        ["server $b; least_conn;", 1, 10 + length $b, 'unexpected "least_conn", expected nothing after one "server"'],
         ["server $b down=off;", 1, 9 + length $b, qq{unknown parameter "down=off", $parameters}],
         ["server upstream:unknown;", 1, 1, 'upstream "unknown" is not in nginx.conf'],
         ["server $b", 1, 8, qq{unexpected end after "$b", expected ";"}],
@@ -329,7 +396,8 @@ subtest 'bodies' => sub {
         my ($body, $line, $column, $reason) = @$_;
         refused('POST', '/upstream/app/server', $body, "400 add server failed: line $line, column $column: $reason");
     }
-    my $changes = 'expected weight=N, max_fails=N, fail_timeout=TIME, max_conns=N, backup[=on|off] or down[=on|off]';
+    my $changes = 'expected weight=N, max_fails=N, fail_timeout=TIME, max_conns=N, slow_start=TIME, '
+        . 'backup[=on|off], drain[=on|off] or down[=on|off]';
     for (
         [' ', 1, 1, "no parameter in the body, $changes"],
         [';', 1, 1, qq{unknown parameter ";", $changes}],
@@ -337,6 +405,12 @@ subtest 'bodies' => sub {
         ["down;\nup", 2, 1, 'unexpected "up", expected nothing after ";"'],
         ['down=yes', 1, 1, 'invalid value in "down=yes", expected on or off'],
         ['backup=', 1, 1, 'invalid value in "backup=", expected on or off'],
+        ['drain=1', 1, 1, 'invalid value in "drain=1", expected on or off'],
+        ['down slow_start=-1', 1, 6, 'invalid value in "slow_start=-1", expected a time of at most 2147483647 milliseconds'],
+        ['slow_start=30s slow_start=30s', 1, 16, 'duplicate "slow_start", expected it once at most'],
+        ['drain drain=off', 1, 7, 'duplicate "drain", expected it once at most'],
+        ['slow_start', 1, 1, qq{unknown parameter "slow_start", $changes}],
+        ['least_conn;', 1, 1, qq{unknown parameter "least_conn", $changes}],
         ['down weight=65536', 1, 6, 'invalid value in "weight=65536", expected 0 to 65535'],
         ["weight=1\nweight=1", 2, 1, 'duplicate "weight", expected it once at most'],
         ["down\0", 1, 1, "unexpected byte 0x00, $text"],
@@ -348,7 +422,7 @@ subtest 'bodies' => sub {
 };
 
 subtest 'bodies of JSON begin as those of Slardar do' => sub {
-    my $changes = 'weight, max_fails, fail_timeout, max_conns, down or backup';
+    my $changes = 'weight, max_fails, fail_timeout, max_conns, slow_start, down, drain or backup';
     my $server = '{"host":"127.0.0.1","port":1}';
     for (
         ['{', 'decode body error: line 1, column 1: EOF while parsing an object'],
@@ -379,6 +453,14 @@ subtest 'bodies of JSON begin as those of Slardar do' => sub {
         ['{"servers":[{"host":"127.0.0.1","port":65536}]}', 'servers invalid: server 0: "port" is 65536, expected 1 to 65535'],
         ['{"servers":[{"host":"a b","port":80}]}', 'servers invalid: server 0: invalid host in "a b:80"'],
         ['{"servers":[{"host":"127.0.0.1","port":80,"weight":-1}]}', 'servers invalid: server 0: "weight" is -1, expected 0 to 65535'],
+        (map {
+            my ($key, $value) = @$_;
+            my $shown = $value =~ s/"/\\"/gr;
+            my $right = $key eq 'drain' ? 'false or true' : 'a number of seconds or a time of at most 2147483647 milliseconds';
+            [qq({"servers":[{"host":"127.0.0.1","port":80,"$key":$value}]}),
+                qq{servers invalid: server 0: "$key" is $shown, expected $right}];
+        } (map { [slow_start => $_] } '-1', '1.5', '1e1', '2147484', '"1M"', '"-1s"', '""', 'true', '[1]'),
+            (map { [drain => $_] } 2, '"on"', '-1')),
         ['{"servers":[{"host":"127.0.0.1","port":80,"wieght":1}]}',
             "servers invalid: server 0: unknown key \"wieght\", expected host, port, $changes"],
         ['{"servers":[{"host":"upstream:unknown"}]}', 'servers invalid: server 0: upstream "unknown" is not in nginx.conf'],
@@ -649,6 +731,38 @@ sub hostile {
     return $answer->{error} // $answer->{status};
 }
 
+# What a key may hang on; not all of them have a value when a server is chosen.
+my @variables = (
+    qw(arg_a arg_ args binary_remote_addr body_bytes_sent bytes_sent connection connection_requests connection_time
+    content_length content_type cookie_a cookie_ document_root document_uri host hostname http_host http_ http_x
+    https is_args limit_rate msec nginx_version pid pipe proxy_protocol_addr proxy_protocol_port proxy_protocol_server_addr query_string realpath_root remote_addr
+    remote_port remote_user request request_body request_body_file request_completion request_filename request_id
+    request_length request_method request_time request_uri scheme sent_http_content_type sent_http_location
+    sent_http_x sent_http_ sent_trailer_x server_addr server_name server_port server_protocol status
+    tcpinfo_rtt time_iso8601 time_local upstream_addr upstream_bytes_received upstream_bytes_sent
+    upstream_cache_status upstream_connect_time upstream_cookie_a upstream_header_time upstream_http_server
+    upstream_http_ upstream_response_length upstream_response_time upstream_status upstream_trailer_x uri mapped
+    unused 0));
+
+subtest 'keys of every variable' => sub {
+    my $length = 0;
+    for my $key ((map { "\$$_" } @variables), '${arg_a}', '$uri-${mapped}', join '', map { "\$$_" } @variables[ 0 .. 31 ]) {
+        my $body = "hash $key" . ($length++ % 2 ? ' consistent' : '') . "; server $a; server $b;";
+        my $answer = told('POST', '/upstream/keyed', $body);
+        # A system may lack what it tells.
+        next if $key =~ /tcpinfo|^\$0/ && $answer =~ /^400 .*unknown variable/;
+        is($answer, '200 success', "$key: posted");
+        my $asked = sub { http('POST', $traffic, '/some?a=b', host => 'keyed', body => 'body', headers => { Cookie => 'a=b' }) };
+        is_deeply([ map { $asked->()->{status} } 1 .. 3 ], [ (200) x 3 ], "$key: served");
+    }
+    is_deeply([ sort $t->workers ], [ sort @workers ], 'no worker died');
+    # nginx itself finds these by their name only while it reads nginx.conf.
+    like(told('POST', '/upstream/keyed', "hash \$$_; server $b;"), qr/^400 .*: unknown variable "\$$_" in "hash"/, "$_: refused")
+        for qw(proxy_host proxy_port proxy_add_x_forwarded_for);
+    is(told('DELETE', '/upstream/keyed'), '200 success', 'deleted');
+    unchanged('the others are as before');
+};
+
 subtest "$times bodies of any bytes" => sub {
     my %codes;
     for my $number (1 .. $times) {
@@ -679,8 +793,9 @@ sub one_of { return $_[ rand @_ ] }
 sub random_request {
     my @addresses = ('127.0.0.1:1', '127.0.0.1', '[::1]:2', '[::]', 'unix:/a', 'upstream:static', 'upstream:none',
         '1.2.3.4:65535', '1.2.3:4', '255.255.255.255:1');
-    my @good = qw(down backup weight=5 weight=0 max_fails=3 max_fails=0 max_conns=7 fail_timeout=1m);
-    my @words = (@good, @good, qw(weight= down=on down=off =), "\0", '"', '{', '}', '$x', "\\", "\xff", "\xc3\xa9", '#');
+    my @good = qw(down backup drain weight=5 weight=0 max_fails=3 max_fails=0 max_conns=7 fail_timeout=1m slow_start=1m
+        slow_start=500ms);
+    my @words = (@good, @good, qw(weight= slow_start= down=on down=off drain=on =), "\0", '"', '{', '}', '$x', "\\", "\xff", "\xc3\xa9", '#');
     my $junk = sub { join '', map { chr int rand 256 } 1 .. rand 40 };
     my $blank = sub { one_of(' ', ' ', ' ', "\n", "\t", "\r\n", " # x;\n") };
     my $statement = sub {
@@ -688,9 +803,17 @@ sub random_request {
         my @rest = map { one_of(rand() < 0.9 ? @good : @words) } 1 .. (rand() < 0.5 ? 0 : rand 4);
         return join($blank->(), $directive, one_of(@addresses), @rest) . (rand() < 0.95 ? ';' : '') . $blank->();
     };
+    my @keys_of_hash = qw($uri ${uri} $arg_a-${arg_b} a $ ${ $1 $nosuch $request_body $upstream_addr $sent_http_x);
+    my $method = sub {
+        my @rest = map { one_of(qw(two least_conn least_time=header header last_byte consistent x), $junk->()) } 1 .. rand 3;
+        return '' if rand() < 0.6;
+        return one_of('least_conn', 'ip_hash', 'hash $uri', 'hash $arg_a consistent', 'random two', 'least_time header',
+            join $blank->(), 'hash', one_of(@keys_of_hash), @rest) . ';' . $blank->() if rand() < 0.8;
+        return join($blank->(), one_of(qw(least_conn ip_hash hash random least_time upsync_lb)), @rest) . ';';
+    };
     my @hosts = map { qq("$_") } '127.0.0.1', '::1', 'unix:/a', 'a b', 'upstream:static';
     my $value = sub { one_of(0, 1, 80, 65536, -1, '"80"', 'null', 'true', '"\u0000"', '[]', '{}', '1e9', one_of(@hosts)) };
-    my @keys = qw(host port weight max_fails fail_timeout max_conns down backup other);
+    my @keys = qw(host port weight max_fails fail_timeout max_conns slow_start down drain backup other);
     my $json_server = sub {
         my %server = (host => '"127.0.0.1"', port => 1 + int rand 65535);
         $server{ one_of(@keys) } = $value->() for 1 .. (rand() < 0.5 ? 0 : rand 3);
@@ -702,7 +825,7 @@ sub random_request {
         my $object = sub { '{"cluster":{"a":' . $level->() . '}}' };
         return one_of($level, $array, $object, $json_server, $value)->();
     };
-    my $statements = sub { join '', map { $statement->() } 0 .. rand 4 };
+    my $statements = sub { join '', $method->(), map({ $statement->() } 0 .. rand 4), rand() < 0.1 ? $method->() : () };
     my $method_and_path = one_of(['POST', ''], ['POST', ''], ['PUT', ''], ['POST', '/server'], ['PATCH', '/server/127.0.0.1:1']);
     my $changes = sub { join $blank->(), map { one_of(@words) } 0 .. rand 3 };
     my $body;

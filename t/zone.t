@@ -56,8 +56,8 @@ subtest 'a zone that is too small' => sub {
     $t->run;
     $t->log_like(qr/new list refused/, 'twice as many: refused', $mark);
     $consul->kv_delete("upstreams/app/10.0", recurse => 1);
-    fill(1, 499);
-    wait_until { count() == 500 } 15, 'a list that fits comes in: the refused one has left nothing';
+    fill(1, 299);
+    wait_until { count() == 300 } 15, 'a list that fits comes in: the refused one has left nothing';
     $t->stop;
 };
 
