@@ -13,7 +13,7 @@ JOBS ?= $(shell nproc)
 
 # The other versions, and the tests of them that CI runs.
 MATRIX = 1.26.3 1.30
-MATRIX_QUICK ?= t/upsync.t t/kv.t t/reload.t t/dyups.t t/requests.t t/state.t
+MATRIX_QUICK ?= t/upsync.t t/kv.t t/reload.t t/dyups.t t/requests.t t/state.t t/lb.t t/sticky.t
 
 export PATH := $(PATH):/usr/sbin:/usr/local/sbin
 export NGINX_BIN NGINX_SOURCE_DIR CARGO_TARGET_DIR
@@ -73,15 +73,18 @@ matrix-%:
 	nginx=$$(tools/nginx-matrix $*) && \
 	$(MAKE) build prove $$nginx OBJS=objs/$* CARGO_TARGET_DIR=target/$*
 
-bench: setup build	## figures that hang on the machine's speed, kept in objs/bench.txt
+bench: setup build	## figures that hang on the machine's speed, kept in objs/bench.txt, .md and .json
 	@mkdir -p $(OBJS)
 	($(PROVE) -v t/latency.t t/zone.t t/churn.t t/writes.t t/names.t) 2>&1 | tee $(OBJS)/bench.txt
 	@! grep -q '^Result: FAIL' $(OBJS)/bench.txt
+	TEST_NGINX_BIN=$$(command -v $(NGINX_BIN)) TEST_NGINX_MODULE=$(abspath $(MODULE)) BENCH_OUT=$(OBJS) tools/bench
 
 soak: setup build	## long runs: leaks over many cycles, reloads and kills, churn
 	TEST_CYCLES=20000 TEST_TIMES=100 TEST_SECONDS=120 $(MAKE) prove JOBS=1 \
 		TESTS="-v t/leak.t t/reload.t t/churn.t"
 	TEST_CYCLES=100000 TEST_TIMES=300 $(MAKE) prove JOBS=1 TESTS="-v t/posted.t t/state.t"
+	TEST_REQUESTS=1000000 TEST_SECONDS=120 TEST_TIMES=500 $(MAKE) prove JOBS=1 \
+		TESTS="-v t/counts.t t/methods_churn.t t/protocols.t t/websocket.t"
 
 fuzz:			## property tests with many more cases
 	PROPTEST_CASES=$${PROPTEST_CASES:-100000} cargo test --release --locked --no-default-features
