@@ -48,6 +48,9 @@ pub unsafe fn start(main: &Main, nginx_cycle: *mut ngx_cycle_t) {
     }
     // SAFETY: the caller's word.
     unsafe { know_names(main, zone, book) };
+    if let Some(names) = main.names.get() {
+        names.prepare();
+    }
     if cycle::worker() == 0 {
         // SAFETY: the caller's word.
         unsafe { follow(main, nginx_cycle) };

@@ -19,12 +19,15 @@ EOF
 $t->write_file('test/mime.types', "types { text/html html; }\n");
 
 # [what it is, a part of http {}, the message]. The message is about the line that has "#!", if
-# one has it. All that is written about an upstream stands in "upstream app {}".
+# one has it; one about a whole upstream names the line where its block begins. All that is written about an upstream stands in "upstream app {}".
 sub refused {
     my ($name, $http, $message) = @_;
     my $conf = $t->expand("%%TEST_GLOBALS%%\nevents {}\nhttp {\n%%TEST_GLOBALS_HTTP%%\n$http\n}\n");
     if ($conf =~ /#!/) {
         my $line = 1 + (substr($conf, 0, $-[0]) =~ tr/\n//);
+        $message .= ' in ' . $t->testdir . "/test/nginx.conf:$line";
+    } elsif ($message =~ /^upsync: upstream "(\S+)"/ && $conf =~ /^\s*upstream \Q$1\E \{/m) {
+        my $line = 1 + (substr($conf, 0, $+[0]) =~ tr/\n//);
         $message .= ' in ' . $t->testdir . "/test/nginx.conf:$line";
     }
     my ($status, $output) = $t->nginx_t($conf);

@@ -6,6 +6,7 @@ use super::view::{ServerView, Source, View};
 use crate::conf::initial::configured;
 use crate::conf::settings::{Main, Server};
 use crate::model::Name;
+use crate::ngx::cycle;
 use crate::shm::block::Block;
 use crate::shm::directory::{Origin, Upstream};
 use crate::upstream::Names;
@@ -32,6 +33,7 @@ pub fn names(main: &Main) -> Vec<String> {
 
 /// All upstreams, in the order of [`names`].
 pub fn all(main: &Main) -> Vec<Shown> {
+    reclaim(main);
     let blocks = main.upstreams().filter_map(|(nginx, server)| block(main, nginx, server));
     let run_time = run_time_names(main).into_iter().filter_map(|name| posted(main, &name, None));
     blocks.chain(run_time).collect()
@@ -39,9 +41,17 @@ pub fn all(main: &Main) -> Vec<Shown> {
 
 /// The upstream of a name.
 pub fn one(main: &Main, name: &Name) -> Option<Shown> {
+    reclaim(main);
     match main.upstream(name.as_str()) {
         Some((nginx, server)) => block(main, nginx, server),
         None => posted(main, name.as_str(), None),
+    }
+}
+
+/// Connections are shown without those of workers that were killed.
+fn reclaim(main: &Main) {
+    if let Some(book) = &*main.book.borrow() {
+        book.reclaim(ngx_time(), cycle::is_alive);
     }
 }
 

@@ -4,14 +4,16 @@
 //! first point at or behind its CRC-32. A server that leaves takes only its points with it.
 #![forbid(unsafe_code)]
 
+use std::sync::Arc;
+
 use super::hash::{TRIES_MAX, crc32, crc32_update, crc32_word};
 
 /// Points a server has for each 1 of its weight.
 const POINTS: u64 = 160;
 
-/// Up to this many points, a sum of weights of 104,857, each server has as many as in nginx. A
+/// Up to this many points, a sum of weights of 26,214, each server has as many as in nginx. A
 /// point takes about 8.5 bytes (nginx: 16), and 16 while the ring is built.
-pub const POINTS_MAX: u64 = 1 << 24;
+pub const POINTS_MAX: u64 = 1 << 22;
 
 /// Points for each entry of the index, more or less.
 const INDEXED: usize = 8;
@@ -20,13 +22,20 @@ const INDEXED: usize = 8;
 #[derive(Debug, Default)]
 pub struct Ring {
     /// Ascending, none twice.
-    hashes: Box<[u32]>,
+    hashes: Arc<[u32]>,
     /// The caller's number of the server of each point.
-    servers: Box<[u32]>,
+    servers: Arc<[u32]>,
     /// `starts[i]` is the first point whose hash shifted right by `shift` is `i` or more.
-    starts: Box<[u32]>,
+    starts: Arc<[u32]>,
     shift: u32,
+    /// What the caller's numbers have become since the points were made; [`NOBODY`] has left.
+    numbers: Option<Box<[u32]>>,
+    /// One more than the highest of the numbers that the points have.
+    count: u32,
 }
+
+/// No server's number.
+const NOBODY: u32 = u32::MAX;
 
 impl Ring {
     /// Builds the ring of `(server, text, weight)` in time linear in the number of points. The
@@ -45,10 +54,11 @@ impl Ring {
         let servers: Vec<_> = servers.into_iter().collect();
         let scale = Scale::new(most, servers.iter().map(|&(_, _, weight)| weight));
         let mut points = Vec::with_capacity(scale.total());
+        let count = servers.iter().map(|&(server, ..)| server + 1).max().unwrap_or(0);
         for (server, text, weight) in servers {
             add_points(&mut points, server, text.as_bytes(), scale.points(weight));
         }
-        Self::of_sorted(sorted(points))
+        Self { count, ..Self::of_sorted(sorted(points)) }
     }
 
     /// How many points a ring of servers with these weights has at the most, to tell beforehand
@@ -69,7 +79,7 @@ impl Ring {
 
     fn of_sorted(mut points: Vec<u64>) -> Self {
         points.dedup_by_key(|point| hash_of(*point));
-        let hashes: Box<[u32]> = points.iter().map(|&point| hash_of(point)).collect();
+        let hashes: Arc<[u32]> = points.iter().map(|&point| hash_of(point)).collect();
         let servers = points.iter().map(|&point| point as u32).collect();
         let bits = (hashes.len() / INDEXED).checked_ilog2().unwrap_or(0);
         let shift = u32::BITS - bits;
@@ -80,7 +90,31 @@ impl Ring {
             }
         }
         starts.resize((1 << bits) + 1, hashes.len() as u32);
-        Self { hashes, servers, starts: starts.into(), shift }
+        Self { hashes, servers, starts: starts.into(), shift, numbers: None, count: 0 }
+    }
+
+    /// The same points for another list, in which `number` gives a server's number: those of servers
+    /// that are not in it are passed over, and servers that are new have none. It serves until a ring
+    /// of that list is made, and costs as much as the ring has servers.
+    pub fn renumbered(&self, number: impl Fn(u32) -> Option<u32>) -> Self {
+        let numbers = (0..self.count).map(|server| self.number(server).and_then(&number));
+        Self {
+            hashes: Arc::clone(&self.hashes),
+            servers: Arc::clone(&self.servers),
+            starts: Arc::clone(&self.starts),
+            shift: self.shift,
+            count: self.count,
+            numbers: Some(numbers.map(|number| number.unwrap_or(NOBODY)).collect()),
+        }
+    }
+
+    /// The caller's number of a server now.
+    fn number(&self, server: u32) -> Option<u32> {
+        let number = match &self.numbers {
+            Some(numbers) => numbers.get(server as usize).copied()?,
+            None => server,
+        };
+        (number != NOBODY).then_some(number)
     }
 
     /// The first point at or behind `hash`; the number of points if there is none.
@@ -226,9 +260,15 @@ impl RingWalk {
         if self.tries == 0 {
             self.first = ring.find(crc32(&[key])) as u32;
         }
-        let place = (self.first as usize + usize::from(self.tries)) % ring.len();
-        self.tries += 1;
-        ring.servers.get(place).copied()
+        while self.tries <= TRIES_MAX {
+            let place = (self.first as usize + usize::from(self.tries)) % ring.len();
+            self.tries += 1;
+            let server = ring.servers.get(place).and_then(|&server| ring.number(server));
+            if server.is_some() {
+                return server;
+            }
+        }
+        None
     }
 
     /// The request was sent to a server of the last point. The next step looks at that point

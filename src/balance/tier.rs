@@ -75,8 +75,14 @@ pub enum Walk {
 }
 
 impl Walk {
-    fn or(self, other: Self) -> Self {
-        if matches!(self, Self::None) { other } else { self }
+    /// Itself, begun by the chooser if it was not.
+    fn begun(self, chooser: &Chooser) -> Self {
+        match (self, chooser) {
+            (Self::None, Chooser::Key(_)) => Self::Key(KeyWalk::default()),
+            (Self::None, Chooser::Ring(_)) => Self::Ring(RingWalk::default()),
+            (Self::None, Chooser::Address(_)) => Self::Address(AddressWalk::default()),
+            _ => self,
+        }
     }
 }
 
@@ -127,33 +133,29 @@ impl Tier {
                 let may = |server| ask.may(server) && !ask.was_tried(server);
                 random::two(&self.rotation, &mut || ask.random(), may, load, take)
             }
-            Chooser::Key(table) => {
-                let Walk::Key(mut on) = walk.get().or(Walk::Key(KeyWalk::default())) else {
-                    return self.in_turn(ask);
-                };
-                let taken = first(|| on.next(ask.key(), table), take).inspect(|_| on.taken());
-                walk.set(Walk::Key(on));
-                taken
-            }
-            Chooser::Ring(ring) => {
-                let Walk::Ring(mut on) = walk.get().or(Walk::Ring(RingWalk::default())) else {
-                    return self.in_turn(ask);
-                };
-                let taken = first(|| on.next(ask.key(), ring), take).inspect(|_| on.taken());
-                walk.set(Walk::Ring(on));
-                taken
-            }
-            Chooser::Address(table) => {
-                let Walk::Address(mut on) = walk.get().or(Walk::Address(AddressWalk::default()))
-                else {
-                    return self.in_turn(ask);
-                };
-                let taken = first(|| on.next(ask.key(), table), take).inspect(|_| on.taken());
-                walk.set(Walk::Address(on));
-                taken
-            }
+            Chooser::Key(_) | Chooser::Ring(_) | Chooser::Address(_) => self.by_key(walk, ask),
         };
         chosen.or_else(|| self.in_turn(ask))
+    }
+
+    /// Goes on with the walk. It leads nowhere where another chooser began it.
+    fn by_key(&self, walk: &Cell<Walk>, ask: &impl Ask) -> Option<u32> {
+        let (mut on, key) = (walk.get().begun(&self.chooser), ask.key());
+        let take = |server| ask.take(server) == Taken::Yes;
+        let taken = match (&mut on, &self.chooser) {
+            (Walk::Key(on), Chooser::Key(table)) => {
+                first(|| on.next(key, table), take).inspect(|_| on.taken())
+            }
+            (Walk::Ring(on), Chooser::Ring(ring)) => {
+                first(|| on.next(key, ring), take).inspect(|_| on.taken())
+            }
+            (Walk::Address(on), Chooser::Address(table)) => {
+                first(|| on.next(key, table), take).inspect(|_| on.taken())
+            }
+            _ => None,
+        };
+        walk.set(on);
+        taken
     }
 
     fn in_turn(&self, ask: &impl Ask) -> Option<u32> {
@@ -166,3 +168,6 @@ impl Tier {
 fn first(next: impl FnMut() -> Option<u32>, take: impl Fn(u32) -> bool) -> Option<u32> {
     std::iter::from_fn(next).find(|&server| take(server))
 }
+
+#[cfg(test)]
+mod tests;

@@ -179,7 +179,10 @@ unsafe fn method(
             server.key.set(Some(value));
             Ok(Method::Hash { key: key.to_owned(), consistent: rest == ["consistent"] })
         }
-        _ => method::read(&words),
+        _ => {
+            server.key.set(None);
+            method::read(&words)
+        }
     };
     let uses_time = words.iter().any(|word| word.contains("least_time"));
     // SAFETY: the caller's word.
@@ -187,6 +190,9 @@ unsafe fn method(
     if lacks || !is_known {
         return match found {
             Ok(method) => {
+                if server.method.borrow().is_some() {
+                    directive.warn("load balancing method redefined");
+                }
                 server.lacking.set(true);
                 server.method.replace(Some(Ok(method)));
                 OK

@@ -1,5 +1,6 @@
 //! The list that an upstream has before its source has spoken.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
 use std::ptr;
@@ -14,7 +15,8 @@ use super::directives::is_placeholder;
 use super::settings::{Main, Managed, Server};
 use crate::grammar::server;
 use crate::model::body::Changes;
-use crate::model::{Endpoint, List, Parameters, Peer};
+use crate::model::list::{COUNT_MAX, WEIGHT_MAX};
+use crate::model::{Address, Endpoint, List, Parameters, Peer};
 use crate::ngx::{cycle, thread};
 use crate::shm::directory::Origin;
 use crate::source::{self, Settings};
@@ -120,7 +122,31 @@ pub fn configured(upstream: &ngx_http_upstream_srv_conf_t) -> List {
         of_it.map(|more| more.changes)
     };
     let servers = servers.iter().filter(|server| !is_placeholder(server));
-    List::new(servers.flat_map(|server| peers(server, more(server).unwrap_or_default())))
+    combined(servers.flat_map(|server| peers(server, more(server).unwrap_or_default())))
+}
+
+/// Lines of the same address are one server with the sum of their weights.
+fn combined(peers: impl Iterator<Item = Peer>) -> List {
+    let mut places: HashMap<Address, usize> = HashMap::new();
+    let mut all: Vec<Peer> = Vec::new();
+    for peer in peers {
+        match places.get(&peer.address) {
+            Some(&place) => {
+                let weight = &mut all[place].parameters.weight;
+                *weight = (*weight + peer.parameters.weight).min(WEIGHT_MAX);
+            }
+            None => {
+                places.insert(peer.address.clone(), all.len());
+                all.push(peer);
+            }
+        }
+    }
+    List::new(all)
+}
+
+/// nginx takes numbers that mean nothing more than the largest here.
+fn at_most(number: ngx_uint_t, most: u32) -> u32 {
+    u32::try_from(number).map_or(most, |number| number.min(most))
 }
 
 fn peers(server: &ngx_http_upstream_server_t, more: Changes) -> Vec<Peer> {
@@ -128,10 +154,10 @@ fn peers(server: &ngx_http_upstream_server_t, more: Changes) -> Vec<Peer> {
         return Vec::new();
     }
     let parameters = Parameters {
-        weight: server.weight as u32,
-        max_fails: server.max_fails as u32,
-        fail_timeout: server.fail_timeout as u32,
-        max_conns: server.max_conns as u32,
+        weight: at_most(server.weight, WEIGHT_MAX),
+        max_fails: at_most(server.max_fails, COUNT_MAX),
+        fail_timeout: at_most(server.fail_timeout.max(0) as usize, COUNT_MAX),
+        max_conns: at_most(server.max_conns, COUNT_MAX),
         down: server.down & !DRAINING != 0,
         backup: server.backup() != 0,
         drain: server.down & DRAINING != 0,

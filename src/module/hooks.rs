@@ -1,5 +1,6 @@
 //! How an upstream gets our `peer.init`, and which list a request then gets.
 
+use std::ffi::CStr;
 use std::rc::Rc;
 
 use nginx_sys::{
@@ -34,9 +35,8 @@ pub unsafe fn hook_all(cf: *mut ngx_conf_t, main: &Main) -> bool {
         // SAFETY: the caller's word.
         let result = unsafe { choose(cf, upstream, server) };
         if let Err(reason) = result {
-            // SAFETY: nginx's upstream has its name, and the caller's `cf` a log.
-            let (name, log) = unsafe { ((*upstream).host.to_string(), (*cf).log) };
-            ngx::ngx_log_error!(NGX_LOG_EMERG, log, "upsync: upstream \"{name}\": {reason}");
+            // SAFETY: the caller's word.
+            unsafe { refuse(cf, upstream, &reason) };
             return false;
         }
         if main.posting.get() || server.is_managed() {
@@ -45,6 +45,24 @@ pub unsafe fn hook_all(cf: *mut ngx_conf_t, main: &Main) -> bool {
         }
     }
     true
+}
+
+/// Says why nginx does not take the configuration.
+///
+/// # Safety
+///
+/// As of [`hook_all`], with one of its upstreams.
+unsafe fn refuse(cf: *mut ngx_conf_t, upstream: *mut ngx_http_upstream_srv_conf_t, reason: &str) {
+    // SAFETY: an upstream of a block has its name and where that stands; the caller's `cf` has a log.
+    unsafe {
+        let (name, line) = (&(*upstream).host, (*upstream).line);
+        let file = CStr::from_ptr((*upstream).file_name.cast()).to_string_lossy();
+        ngx::ngx_log_error!(
+            NGX_LOG_EMERG,
+            (*cf).log,
+            "upsync: upstream \"{name}\": {reason} in {file}:{line}"
+        );
+    }
 }
 
 /// # Safety
@@ -99,10 +117,8 @@ pub unsafe fn all_are_ours(cf: *mut ngx_conf_t, main: &Main) -> bool {
             continue;
         }
         if server.is_managed() {
-            // SAFETY: nginx's upstream has its name, and the caller's `cf` a log.
-            let (name, log) = unsafe { ((*upstream).host.to_string(), (*cf).log) };
-            let reason = foreign("another module");
-            ngx::ngx_log_error!(NGX_LOG_EMERG, log, "upsync: upstream \"{name}\": {reason}");
+            // SAFETY: the caller's word.
+            unsafe { refuse(cf, upstream, &foreign("another module")) };
             return false;
         }
         if main.posting.get() {

@@ -291,24 +291,25 @@ fn push_free(header: &Header, upstream: Upstream) {
     header.free_entry.store(upstream.offset, Release);
 }
 
+/// All entries, free ones too.
+pub(super) fn every(locked: &Locked) -> impl Iterator<Item = Upstream> {
+    let some = |offset| (offset != 0).then(|| Upstream::at(locked, offset));
+    let first = some(locked.zone().header().entries.load(Relaxed));
+    std::iter::successors(first, move |last| some(last.entry().every.load(Relaxed)))
+}
+
 /// Finds the free entries anew: all that no bucket has.
 pub(super) fn sweep(locked: &Locked) {
     let zone = locked.zone();
     let header = zone.header();
-    let some = |offset| (offset != 0).then(|| Upstream::at(locked, offset));
-    let all = || {
-        std::iter::successors(some(header.entries.load(Relaxed)), |last| {
-            some(last.entry().every.load(Relaxed))
-        })
-    };
-    for upstream in all() {
+    for upstream in every(locked) {
         upstream.entry().mark.store(0, Relaxed);
     }
     for upstream in linked(locked) {
         upstream.entry().mark.store(1, Relaxed);
     }
     header.free_entry.store(0, Relaxed);
-    for upstream in all().filter(|upstream| upstream.entry().mark.load(Relaxed) == 0) {
+    for upstream in every(locked).filter(|upstream| upstream.entry().mark.load(Relaxed) == 0) {
         push_free(header, upstream);
     }
     header.moving.store(0, Release);

@@ -72,9 +72,13 @@ impl Book {
     }
 
     /// Gives back what workers hold that are no more, at most once a second. A worker that was
-    /// killed while it was shutting down is not replaced, so nobody else looks.
+    /// killed while it was shutting down is not replaced, so nobody else looks. The lock is taken
+    /// only if there is such a one.
     pub fn reclaim(&self, now: i64, is_alive: impl Fn(i32) -> bool) {
-        if self.reclaimed.replace(now) != now {
+        let is_over = |owner| owner != 0 && !is_alive(owner);
+        if self.reclaimed.replace(now) != now
+            && all(&self.zone).any(|ledger| is_over(ledger.pid.load(Relaxed)))
+        {
             let _locked = self.zone.lock();
             free_all(&self.zone, |owner| !is_alive(owner));
         }

@@ -33,6 +33,10 @@ impl Upstream {
     /// Makes sure that there are news, and begins to read them.
     pub fn read_news(&self) -> Result<Reader, Full> {
         let locked = lock_to_write(self.zone());
+        // The entry may be another name's by now, or be nobody's.
+        if self.is_gone() {
+            return Err(Full);
+        }
         let news = &self.entry().news;
         if news.load(Relaxed) == 0 {
             let offset = locked.allocate::<News>(0)?;

@@ -68,7 +68,7 @@ fn is_linked(locked: &Locked, offset: u64) -> bool {
     let at_head = header.ledgers.load(Relaxed) == offset || header.entries.load(Relaxed) == offset;
     at_head
         || super::ledger::all(zone).any(|ledger: &Ledger| ledger.pages.load(Relaxed) == offset)
-        || directory::linked(locked).any(|upstream| upstream.entry().news.load(Relaxed) == offset)
+        || directory::every(locked).any(|upstream| upstream.entry().news.load(Relaxed) == offset)
 }
 
 /// Finds the free slots anew: all that no published block refers to.

@@ -397,7 +397,7 @@ impl<'a> Asking<'a> {
         // Keys that a growing server has not got yet are always the same ones.
         let roll = match self.key() {
             [] => fastrand::u32(..),
-            key => crc32(&[b"slow_start", key]),
+            key => scattered(crc32(&[key])),
         };
         let is_refused = share <= u128::from(roll);
         self.refused.set(self.refused.get() || is_refused);
@@ -485,6 +485,14 @@ impl Ask for Asking<'_> {
     fn weight(&self, server: u32) -> u32 {
         self.list.record(server).parameters().weight
     }
+}
+
+/// Another number for each, of which no bit hangs on few of `hash`: servers are chosen by this one.
+fn scattered(hash: u32) -> u32 {
+    // The finalizer of MurmurHash3.
+    let hash = (hash ^ (hash >> 16)).wrapping_mul(0x85eb_ca6b);
+    let hash = (hash ^ (hash >> 13)).wrapping_mul(0xc2b2_ae35);
+    hash ^ (hash >> 16)
 }
 
 /// nginx's clock in milliseconds, which is monotonic.

@@ -95,9 +95,14 @@ impl Live {
         self.book.get()
     }
 
-    /// Makes the snapshot of the list in force while no request waits for it, however long it
-    /// takes: when the worker starts.
+    /// Makes the ring of the list in force, if it has one, while no request waits for it, however
+    /// long it takes: when the worker starts.
     pub fn prepare(&self) {
+        let method = self.upstream.block().map(|(_, block)| block.method());
+        let method = method.flatten().unwrap_or_else(|| self.balancing.method.clone());
+        if !snapshot::wants_ring(&method) {
+            return;
+        }
         self.snapshot();
         let next = self.next.take();
         if let Some(whole) = next.map(|next| self.whole(next)) {
@@ -105,8 +110,7 @@ impl Live {
         }
     }
 
-    /// The list in force: one atomic load if it has not changed since the last request. While the
-    /// ring of a long list is made, it is the list before.
+    /// The list in force: one atomic load if it has not changed since the last request.
     pub fn snapshot(&self) -> Rc<Snapshot> {
         let published = self.upstream.published();
         let mut held = self.snapshot.borrow_mut();
@@ -134,7 +138,7 @@ impl Live {
             }
             Some(next) => {
                 self.next.replace(Some(next));
-                if let Some(last) = last {
+                if let Some(last) = last.filter(|last| last.published == published) {
                     return Rc::clone(last);
                 }
             }
@@ -143,7 +147,7 @@ impl Live {
         self.begun(published, last)
     }
 
-    /// The list in force, or the last one while the former's ring is being made.
+    /// The list in force. While its ring is being made it goes by that of the one before.
     fn begun(&self, published: u64, last: Option<&Rc<Snapshot>>) -> Rc<Snapshot> {
         let block = self.upstream.block();
         if let (None, Some(last)) = (&block, last)
@@ -159,16 +163,14 @@ impl Live {
             block.method().map(|method| Balancing::posted(method, self.balancing.is_sticky));
         let balancing = posted.unwrap_or_else(|| self.balancing.clone());
         if !snapshot::wants_ring(&balancing.method) {
-            return self.made(published, block, balancing, None);
+            return Rc::new(self.made(published, block, balancing, None));
         }
         if snapshot::points(&block) > POINTS_AT_ONCE && self.begin(published, &block, &balancing) {
-            return match last {
-                Some(last) => Rc::clone(last),
-                None => self.made(published, block, balancing, None),
-            };
+            let ring = last.and_then(|last| last.ring_for(&block));
+            return Rc::new(self.made(published, block, balancing, ring));
         }
         let ring = Arc::new(snapshot::ring(&block));
-        self.made(published, block, balancing, Some(ring))
+        Rc::new(self.made(published, block, balancing, Some(ring)).into_whole())
     }
 
     /// Begins to make a ring.
@@ -188,7 +190,7 @@ impl Live {
         let Next { published, block, balancing, ring } = next;
         // A thread that failed leaves an empty ring, which leads to turns.
         let ring = Arc::new(ring.join().unwrap_or_default());
-        self.made(published, block, balancing, Some(ring))
+        Rc::new(self.made(published, block, balancing, Some(ring)).into_whole())
     }
 
     fn made(
@@ -197,8 +199,8 @@ impl Live {
         block: Block,
         balancing: Balancing,
         ring: Option<Arc<Ring>>,
-    ) -> Rc<Snapshot> {
-        Rc::new(Snapshot::new(published, block, balancing, ring, &self.upstream))
+    ) -> Snapshot {
+        Snapshot::new(published, block, balancing, ring, &self.upstream)
     }
 
     /// The next ticket of the order that all workers share.

@@ -162,6 +162,12 @@ impl Names {
         }
     }
 
+    /// Makes what takes long, when the worker starts.
+    pub fn prepare(&self) {
+        self.refresh();
+        self.posted.borrow().values().for_each(|posted| posted.live.prepare());
+    }
+
     /// The list of a name, in whatever case.
     pub fn find(&self, name: &[u8]) -> Option<Rc<Posted>> {
         let posted = self.posted.borrow();

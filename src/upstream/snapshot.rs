@@ -37,6 +37,8 @@ pub struct Snapshot {
     minds_connections: bool,
     /// A tier is asked if there is no usable server in those before it.
     tiers: Vec<Tier>,
+    /// What the first of them goes by, where keys are consistent.
+    ring: Option<Arc<Ring>>,
     news: Option<News>,
     /// The largest share that a usable server has of its weight, and in which second that was so.
     largest: Cell<(i64, u64)>,
@@ -51,8 +53,8 @@ struct News {
 }
 
 impl Snapshot {
-    /// Builds what a request needs to choose a server of a block. Without a `ring` where the
-    /// method wants one, keys lead to servers as if it were not consistent.
+    /// Builds what a request needs to choose a server of a block. Without a ring where the method
+    /// wants one, keys lead to servers as if it were not consistent.
     pub fn new(
         published: u64,
         block: Block,
@@ -60,8 +62,8 @@ impl Snapshot {
         ring: Option<Arc<Ring>>,
         upstream: &Upstream,
     ) -> Self {
-        let is_whole = ring.is_some() || !wants_ring(&balancing.method);
-        let tiers = tiers(&block, &balancing.method, ring);
+        let is_whole = !wants_ring(&balancing.method);
+        let tiers = tiers(&block, &balancing.method, ring.clone());
         let name = |record| {
             let name = block.name(record);
             ngx_str_t { len: name.len(), data: name.as_ptr().cast_mut() }
@@ -69,7 +71,7 @@ impl Snapshot {
         let names = block.records().iter().map(name).collect();
         let tries = tries(&block, &balancing, &tiers);
         let is_single = block.records().len() == 1;
-        let minds_connections = tiers.first().is_some_and(|tier| tier.least().is_some());
+        let minds_connections = minds_connections(&balancing.method);
         let mut snapshot = Self {
             published,
             is_single,
@@ -81,6 +83,7 @@ impl Snapshot {
             names,
             tries,
             tiers,
+            ring,
             news: None,
             largest: Cell::new((0, 0)),
             identities: OnceCell::new(),
@@ -91,7 +94,7 @@ impl Snapshot {
 
     /// Begins to hear of servers that get less busy, where that matters.
     fn listen(&mut self, upstream: &Upstream) {
-        if !self.minds_connections() {
+        if self.tiers.iter().all(|tier| tier.least().is_none()) {
             return;
         }
         let wants = |tier: &Tier| tier.least().is_some_and(|least| least.borrow().wants_news());
@@ -106,7 +109,7 @@ impl Snapshot {
         self.recount(&|server| self.load(upstream, server, ngx_time()));
     }
 
-    /// Whether servers are ordered by how busy they are.
+    /// Whether servers are chosen by how busy they are.
     pub fn minds_connections(&self) -> bool {
         self.minds_connections
     }
@@ -169,6 +172,21 @@ impl Snapshot {
         self.moment
     }
 
+    /// The ring is that of this list.
+    pub fn into_whole(self) -> Self {
+        Self { is_whole: true, ..self }
+    }
+
+    /// The ring of this list, or of one before it, for another list: until that has its own.
+    pub fn ring_for(&self, block: &Block) -> Option<Arc<Ring>> {
+        let ring = self.ring.as_ref()?;
+        let key = |record: &Record| (record.slot, record.generation);
+        let servers: HashMap<_, u32, foldhash::fast::RandomState> =
+            block.records().iter().map(key).zip(0..).collect();
+        let number = |server| servers.get(&key(self.record(server))).copied();
+        Some(Arc::new(ring.renumbered(number)))
+    }
+
     /// The list.
     pub fn block(&self) -> &Block {
         &self.block
@@ -216,6 +234,10 @@ impl Snapshot {
     pub fn identity(&self, record: &Record) -> String {
         format!("{:x}", md5::compute(self.block.name(record)))
     }
+}
+
+fn minds_connections(method: &Method) -> bool {
+    matches!(method, Method::LeastConn | Method::LeastTime(_) | Method::RandomTwo(_))
 }
 
 fn moment(method: &Method) -> Option<Moment> {

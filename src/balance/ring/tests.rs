@@ -207,7 +207,7 @@ fn weights_that_do_not_fit_share_the_points() {
     let all: usize = weights.iter().map(|&weight| scale.points(weight)).sum();
     let most = POINTS_MAX as usize;
     assert!(all <= scale.total() && all > most - 200 && scale.total() == most + 102, "{all}");
-    assert_eq!(scale.points(1), 2);
+    assert_eq!(scale.points(1), 1);
     assert_eq!(Scale::new(POINTS_MAX, [u32::MAX, 1]).points(1), 1);
 }
 
@@ -221,7 +221,7 @@ fn a_ring_beyond_the_limit_has_every_server_by_its_weight() {
         (0..).zip(&servers).map(|(number, (text, weight))| (number, text.as_str(), *weight)),
     );
     let mut counts = [0_u32; 20];
-    for &server in &ring.servers {
+    for &server in ring.servers.iter() {
         counts[server as usize] += 1;
     }
     for (count, server) in counts.into_iter().zip(0..) {
@@ -320,4 +320,26 @@ proptest! {
         prop_assert!(all <= scale.total() && all <= POINTS_MAX as usize + weights.len());
         prop_assert!(weights.iter().all(|&weight| (scale.points(weight) > 0) == (weight > 0)));
     }
+}
+
+#[test]
+fn another_list_goes_by_the_same_points_until_it_has_its_own() {
+    let servers = equal(50, 1);
+    let old = ring(&servers);
+    // Server 0 leaves, the others move up by one; one more joins as 49.
+    let new = old.renumbered(|server| server.checked_sub(1));
+    // Then 1, which was 2, leaves too.
+    let newer = new.renumbered(|server| (server != 1).then_some(server));
+    for key in (0..1000_u32).map(u32::to_be_bytes) {
+        let next = |ring: &Ring| {
+            let mut walk = RingWalk::default();
+            std::iter::from_fn(|| walk.next(&key, ring)).collect::<Vec<_>>()
+        };
+        let expected: Vec<_> = next(&old).iter().filter_map(|&s| s.checked_sub(1)).collect();
+        assert_eq!(next(&new), expected);
+        let without: Vec<_> = expected.into_iter().filter(|&server| server != 1).collect();
+        assert_eq!(next(&newer), without);
+    }
+    let nobody = old.renumbered(|_| None);
+    assert_eq!(RingWalk::default().next(b"key", &nobody), None);
 }
