@@ -366,6 +366,16 @@ subtest 'a list that changes under a request' => sub {
     is(scalar(split /, /, $answer->{headers}{'x-tried'}), 2, 'as the second asked');
     is_deeply([IO::Select->new($a, $b)->can_read(0)], [], 'not the other that left');
 
+    ok(servers(retry => { address($a) => {}, address($b) => {} }), 'two once more');
+    $asked = asked('/retry/');
+    ($listener) = IO::Select->new($a, $b)->can_read(5);
+    $held = accepted($listener);
+    my %never = (max_fails => 0);
+    ok(servers(retry => { (map { $_ => {%never} } @dead), $live[2] => { backup => 1 } }), 'leave for three that refuse and a backup');
+    reset_connection($held);
+    $answer = $asked->receive('GET');
+    is(server_of($answer), $live[2], 'all of the new list are tried: ' . ($answer->{headers}{'x-tried'} // ''));
+
     ok(servers(retry => { address($a) => {} }), 'one server again');
     $asked = asked('/retry/');
     $held = accepted($a);

@@ -459,7 +459,7 @@ subtest 'bodies of JSON begin as those of Slardar do' => sub {
             my $right = $key eq 'drain' ? 'false or true' : 'a number of seconds or a time of at most 2147483647 milliseconds';
             [qq({"servers":[{"host":"127.0.0.1","port":80,"$key":$value}]}),
                 qq{servers invalid: server 0: "$key" is $shown, expected $right}];
-        } (map { [slow_start => $_] } '-1', '1.5', '1e1', '2147484', '"1M"', '"-1s"', '""', 'true', '[1]'),
+        } (map { [slow_start => $_] } '-1', '1.2345', '1e1', '2147484', '"1M"', '"-1s"', '""', 'true', '[1]'),
             (map { [drain => $_] } 2, '"on"', '-1')),
         ['{"servers":[{"host":"127.0.0.1","port":80,"wieght":1}]}',
             "servers invalid: server 0: unknown key \"wieght\", expected host, port, $changes"],

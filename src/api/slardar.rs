@@ -16,6 +16,8 @@ use raw::Object;
 pub use status::{StatusFacts, status};
 
 use crate::grammar::body::{KEEPALIVE_MAX, SERVERS_MAX};
+use crate::grammar::method;
+use crate::model::Method;
 use crate::model::body::{Body, Changes, Place, Server};
 
 /// Why a body is refused. The texts begin as Slardar's do; they are printable and bounded.
@@ -40,7 +42,8 @@ pub enum BodyError {
 
 /// Reads the body of `POST /upstream/NAME`: `{"servers":[…]}`, or levels of such objects in
 /// `{"cluster":[…]}` or `{"cluster":{"KEY":…}}`, in the order of the body. The servers of all levels
-/// but the first are `backup`. `keepalive` may stand beside; other keys are ignored, but for those
+/// but the first are `backup`. `keepalive` and `method`, a directive without its semicolon, may stand
+/// beside; other keys are ignored, but for those
 /// of a server. A key that is `null` is one that is not there.
 ///
 /// # Errors
@@ -55,7 +58,7 @@ pub fn parse(body: &[u8]) -> Result<Body, BodyError> {
         let list = list.ok_or_else(|| empty(level))?;
         add_level(&mut servers, level, list)?;
     }
-    Ok(Body { servers, keepalive, method: None })
+    Ok(Body { servers, keepalive, method: chosen(&top, whole)? })
 }
 
 /// Reads one server, as it is in the array `servers` of [`parse`].
@@ -123,6 +126,19 @@ fn add_level(servers: &mut Vec<Server>, level: usize, list: &RawValue) -> Result
         servers.push(server);
     }
     Ok(())
+}
+
+fn chosen(top: &Object<'_>, whole: &RawValue) -> Result<Option<(Place, Method)>, BodyError> {
+    let Some(json) = top.get("method") else { return Ok(None) };
+    let in_method = |reason: String| BodyError::Body(format!("\"method\" {reason}"));
+    let text = raw::text(json).map_err(in_method)?;
+    let words: Vec<&str> = text.split_ascii_whitespace().collect();
+    let method =
+        method::read_any(&words).map_err(|error| in_method(format!("is wrong: {error}")))?;
+    if matches!(&method, Method::Local(near) if near.is_empty()) {
+        return Err(in_method("has no network in \"upsync_lb local\"".to_owned()));
+    }
+    Ok(Some((raw::place(json, whole), method)))
 }
 
 fn keepalive(top: &Object<'_>, whole: &RawValue) -> Result<Option<(Place, u32)>, BodyError> {

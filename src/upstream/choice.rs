@@ -1,6 +1,7 @@
 //! What a request knows of its upstream, and how it chooses a server.
 
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::ptr;
 use std::rc::Rc;
 
@@ -275,18 +276,28 @@ impl Choice {
         self.live.upstream().slot(record.slot)
     }
 
-    /// How many servers of the list the request has not tried.
-    pub fn untried(&self) -> usize {
-        let list = &self.list;
-        let usable = list.tiers().iter().flat_map(Tier::servers);
-        usable.filter(|&server| !self.tried.has(server)).count()
+    /// How often the request may still try, with the server that it has, if it has one: as many
+    /// servers as it has not tried, and as `proxy_next_upstream_tries` allows.
+    pub fn tries_left(&self) -> usize {
+        let servers = self.list.tiers().iter().flat_map(Tier::servers);
+        let untried = servers.filter(|&server| !self.tried.has(server)).count();
+        let now = usize::from(self.current.is_some());
+        match self.tries_allowed() {
+            0 => untried + now,
+            limit => (untried + now).min((limit + now).saturating_sub(self.attempts)),
+        }
     }
 
     /// Whether `proxy_next_upstream_tries` allows another server.
     pub fn may_go_on(&self) -> bool {
-        // SAFETY: nginx sets the upstream's configuration before it calls `peer.init`.
-        let limit = unsafe { (*(*(*self.request).upstream).conf).next_upstream_tries };
+        let limit = self.tries_allowed();
         limit == 0 || self.attempts < limit
+    }
+
+    /// `proxy_next_upstream_tries`; 0 is any number.
+    fn tries_allowed(&self) -> usize {
+        // SAFETY: nginx sets the upstream's configuration before it calls `peer.init`.
+        unsafe { (*(*(*self.request).upstream).conf).next_upstream_tries }
     }
 
     /// Goes on with the list in force, if it is another than the one in use. Servers that stand
@@ -299,7 +310,7 @@ impl Choice {
         }
         let key = |record: &Record| (record.slot, record.generation);
         let records = (0..).zip(last.block().records());
-        let tried: Vec<_> = records
+        let tried: HashSet<_> = records
             .filter(|&(server, _)| self.tried.has(server))
             .map(|(_, record)| key(record))
             .collect();

@@ -107,7 +107,12 @@ unsafe extern "C" fn get(connection: *mut ngx_peer_connection_t, data: *mut c_vo
         }
         // A list that has changed since the request came is asked only if the pinned one has no
         // server left: then the change must not be what fails the request.
-        if choice.pick() || (choice.renew() && choice.pick()) {
+        if choice.pick() {
+            return choice.address(connection);
+        }
+        if choice.renew() && choice.pick() {
+            // This one, and those of the newer list that are left.
+            connection.tries = choice.tries_left();
             return choice.address(connection);
         }
         connection.name = hooked.upstream_name;
@@ -141,7 +146,7 @@ unsafe extern "C" fn free(
         connection.tries =
             if choice.list().is_single() { 0 } else { connection.tries.saturating_sub(1) };
         if failed && connection.tries == 0 && choice.may_go_on() && choice.renew() {
-            connection.tries = choice.untried();
+            connection.tries = choice.tries_left();
         }
     };
     // SAFETY: nginx calls it with what `init` has set.

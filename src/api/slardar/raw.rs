@@ -93,8 +93,12 @@ pub fn number(json: &RawValue, range: RangeInclusive<u32>) -> Result<u32, String
 
 /// A whole number of seconds, or a text that is a time of nginx's; in milliseconds.
 pub fn slow_start(json: &RawValue) -> Result<u32, String> {
-    // What is no text has no unit.
-    parameter::slow_start(unquoted(json)).ok_or_else(|| unfit(json, SLOW_START_JSON))
+    // What is no text has no unit, and may be a fraction.
+    let time = match json.get().split_once('.') {
+        Some((whole, part)) if part.len() <= 3 => format!("{whole}s{part:0<3}ms"),
+        _ => unquoted(json).to_owned(),
+    };
+    parameter::slow_start(&time).ok_or_else(|| unfit(json, SLOW_START_JSON))
 }
 
 /// `false`, `true`, 0 or 1, also as texts.

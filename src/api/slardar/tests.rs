@@ -214,8 +214,8 @@ fn a_fault_in_a_server_says_what_is_right() {
         (r#""down":2"#, r#""down" is 2, expected false or true"#),
         (r#""drain":"on""#, r#""drain" is \"on\", expected false or true"#),
         (
-            r#""slow_start":1.5"#,
-            r#""slow_start" is 1.5, expected a number of seconds or a time of at most 2147483647 milliseconds"#,
+            r#""slow_start":1.2345"#,
+            r#""slow_start" is 1.2345, expected a number of seconds or a time of at most 2147483647 milliseconds"#,
         ),
         (r#""slow_start":"1M""#, r#""slow_start" is \"1M\", expected a number of seconds or"#),
         (r#""slow_start":2147484"#, r#""slow_start" is 2147484, expected a number of seconds or"#),
@@ -246,6 +246,8 @@ fn numbers_and_flags_may_be_texts() {
         (r#""drain":1"#, Changes { drain: Some(true), ..Changes::default() }),
         (r#""drain":"false""#, Changes { drain: Some(false), ..Changes::default() }),
         (r#""slow_start":30"#, Changes { slow_start: Some(30_000), ..Changes::default() }),
+        (r#""slow_start":0.5"#, Changes { slow_start: Some(500), ..Changes::default() }),
+        (r#""slow_start":1.025"#, Changes { slow_start: Some(1025), ..Changes::default() }),
         (r#""slow_start":"30""#, Changes { slow_start: Some(30_000), ..Changes::default() }),
         (r#""slow_start":"1m 500ms""#, Changes { slow_start: Some(60_500), ..Changes::default() }),
         (r#""backup":1"#, backup()),
@@ -369,5 +371,28 @@ fn a_server_that_is_out_or_down_is_err() {
         let views = [view("a", vec![shown("1.1.1.1:1", parameters, fails, out)])];
         let value: Value = serde_json::from_str(&status(&views, &FACTS)).unwrap();
         assert_eq!(value["cls:a"][0][0]["status"], word);
+    }
+}
+
+#[test]
+fn a_method_may_stand_beside_the_servers() {
+    let method = |text: &str| {
+        let body = format!(r#"{{"servers":[{{"host":"127.0.0.1","port":1}}],"method":{text}}}"#);
+        parse(body.as_bytes()).map(|body| body.method.map(|(_, method)| method.to_string()))
+    };
+    assert_eq!(method("null"), Ok(None));
+    for text in
+        ["least_conn", "hash $uri consistent", "upsync_lb roundrobin", "random two least_conn"]
+    {
+        assert_eq!(method(&format!("\"{text}\"")), Ok(Some(text.to_owned())));
+    }
+    for (text, reason) in [
+        (r#""fair""#, r#"body invalid: "method" is wrong: unknown"#),
+        (r#""hash""#, r#"body invalid: "method" is wrong: "#),
+        (r#""upsync_lb local""#, r#"body invalid: "method" has no network in "upsync_lb local""#),
+        ("1", r#"body invalid: "method" "#),
+    ] {
+        let error = method(text).unwrap_err().to_string();
+        assert!(error.starts_with(reason), "{error}");
     }
 }
