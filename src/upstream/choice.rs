@@ -1,5 +1,7 @@
 //! What a request knows of its upstream, and how it chooses a server.
 
+mod asking;
+
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::ptr;
@@ -11,18 +13,19 @@ use nginx_sys::{
     NGX_ERROR, NGX_OK, ngx_http_request_t, ngx_int_t, ngx_peer_connection_t, ngx_time,
 };
 
-use super::live::{Live, Turn};
+use super::live::Live;
 use super::names::Posted;
 use super::snapshot::Snapshot;
 #[cfg(nginx_http_ssl)]
 use super::tls;
-use crate::balance::hash::crc32;
-use crate::balance::{Ask, Taken, Tier, Tried, Walk};
-use crate::model::Parameters;
+#[cfg(nginx_peer_sid)]
+use crate::balance::Ask;
+use crate::balance::{Tier, Tried, Walk};
 use crate::ngx::{cycle, pool};
 use crate::shm::block::Record;
 use crate::shm::ledger::Held;
 use crate::shm::slot::{Failure, Slot};
+use asking::Asking;
 
 /// From `peer.init` until the request's pool is destroyed.
 pub struct Choice {
@@ -328,182 +331,6 @@ impl Choice {
         self.earlier = Some(Box::new(Earlier { _list: list, _before: self.earlier.take() }));
         true
     }
-}
-/// A request that asks servers.
-struct Asking<'a> {
-    choice: &'a Choice,
-    list: &'a Snapshot,
-    now: i64,
-    /// Which tier is asked.
-    tier: Cell<usize>,
-    /// Servers with a share that grows may refuse.
-    lets_grow: Cell<bool>,
-    /// One has, in this attempt.
-    refused: Cell<bool>,
-    /// The request belongs to the server, which may be one that drains.
-    is_bound: bool,
-    found: Cell<Option<Attempt>>,
-}
-
-impl<'a> Asking<'a> {
-    fn of(choice: &'a Choice) -> Self {
-        Self {
-            choice,
-            list: &choice.list,
-            now: ngx_time(),
-            tier: Cell::new(0),
-            lets_grow: Cell::new(true),
-            refused: Cell::new(false),
-            is_bound: false,
-            found: Cell::new(None),
-        }
-    }
-
-    /// Asks the tiers in their order.
-    #[inline]
-    fn pick(&self) -> Option<Attempt> {
-        for (number, tier) in self.list.tiers().iter().enumerate() {
-            self.tier.set(number);
-            if tier.pick(&self.choice.walk, self).is_some() {
-                return self.found.take();
-            }
-        }
-        if self.refused.get() { self.pick_again() } else { None }
-    }
-
-    /// Where shares grow, servers may have refused because their own have not grown yet. Now none
-    /// does.
-    #[cold]
-    fn pick_again(&self) -> Option<Attempt> {
-        self.lets_grow.set(false);
-        self.refused.set(false);
-        self.choice.walk.set(Walk::default());
-        self.pick()
-    }
-
-    /// Whether the operator lets the request have the server.
-    fn is_open(&self, parameters: &Parameters) -> bool {
-        !parameters.down && parameters.weight != 0 && (!parameters.drain || self.is_bound)
-    }
-
-    fn share(&self, slot: &Slot, parameters: &Parameters) -> u64 {
-        slot.share(parameters, ngx_current_msec())
-    }
-
-    /// Whether the server's share has not grown so far that this request is in it.
-    fn is_too_small(&self, slot: &Slot, parameters: &Parameters) -> bool {
-        if parameters.slow_start == 0 || !self.lets_grow.get() {
-            return false;
-        }
-        let most = self.list.largest_share(self.now, |server| {
-            let record = self.list.record(server);
-            let is_usable = self.may(server);
-            if is_usable { self.share(self.choice.slot(record), &record.parameters()) } else { 0 }
-        });
-        if most == 0 {
-            return false;
-        }
-        // In 2^32ths of the largest share that any usable server has.
-        let share = (u128::from(self.share(slot, parameters)) << 32) / u128::from(most);
-        // Keys that a growing server has not got yet are always the same ones.
-        let roll = match self.key() {
-            [] => fastrand::u32(..),
-            key => scattered(crc32(&[key])),
-        };
-        let is_refused = share <= u128::from(roll);
-        self.refused.set(self.refused.get() || is_refused);
-        is_refused
-    }
-}
-
-impl Ask for Asking<'_> {
-    fn ticket(&self) -> u64 {
-        self.choice.live.ticket(match (self.choice.attempts, self.tier.get()) {
-            // With the tickets of an attempt in vain the same server would always be next.
-            _ if !self.lets_grow.get() => Turn::Retry,
-            (0, 0) => Turn::Primary,
-            (0, _) => Turn::Backup,
-            _ => Turn::Retry,
-        })
-    }
-
-    fn random(&self) -> u64 {
-        fastrand::u64(..)
-    }
-
-    fn second(&self) -> i64 {
-        self.now
-    }
-
-    fn key(&self) -> &[u8] {
-        self.choice.key
-    }
-
-    fn was_tried(&self, server: u32) -> bool {
-        // nginx lets a request try the only server again where a kept connection was closed.
-        self.choice.tried.has(server) && !self.list.is_single()
-    }
-
-    fn may(&self, server: u32) -> bool {
-        let record = self.list.record(server);
-        let (slot, parameters) = (self.choice.slot(record), record.parameters());
-        self.is_open(&parameters)
-            && if self.list.is_single() {
-                slot.has_room(record.generation, &parameters)
-            } else {
-                slot.is_usable(record.generation, &parameters, self.now)
-            }
-    }
-
-    /// Counts a connection to the server if it may be asked now.
-    fn take(&self, server: u32) -> Taken {
-        if self.was_tried(server) {
-            return Taken::NotNow;
-        }
-        let (choice, record) = (self.choice, self.list.record(server));
-        let (slot, parameters) = (choice.slot(record), record.parameters());
-        if !self.is_open(&parameters) {
-            return Taken::Out;
-        }
-        let Some(book) = choice.live.book() else {
-            return Taken::Out;
-        };
-        if parameters.max_conns != 0 && !slot.has_room(record.generation, &parameters) {
-            book.reclaim(self.now, cycle::is_alive);
-            return Taken::Out;
-        }
-        if !self.list.is_single() {
-            if self.is_too_small(slot, &parameters) {
-                return Taken::NotNow;
-            }
-            if !slot.admits(record.generation, &parameters, self.now) {
-                return Taken::Out;
-            }
-        }
-        match book.connect(record.slot, record.generation, parameters.max_conns) {
-            Some(held) => {
-                self.found.set(Some(Attempt { server, _connection: held }));
-                Taken::Yes
-            }
-            None => Taken::Out,
-        }
-    }
-
-    fn load(&self, server: u32) -> u64 {
-        self.choice.load(server)
-    }
-
-    fn weight(&self, server: u32) -> u32 {
-        self.list.record(server).parameters().weight
-    }
-}
-
-/// Another number for each, of which no bit hangs on few of `hash`: servers are chosen by this one.
-fn scattered(hash: u32) -> u32 {
-    // The finalizer of MurmurHash3.
-    let hash = (hash ^ (hash >> 16)).wrapping_mul(0x85eb_ca6b);
-    let hash = (hash ^ (hash >> 13)).wrapping_mul(0xc2b2_ae35);
-    hash ^ (hash >> 16)
 }
 
 /// nginx's clock in milliseconds, which is monotonic.
