@@ -258,6 +258,13 @@ sub service {
 my %files = (
     'kv.conf' => $kv,
     'keepalive.conf' => $kv,
+    'balancing.conf' => $kv =~ s/\?app\nUpstream name: app/?pages\nUpstream name: pages/r . <<"EOF",
+\$ curl http://127.0.0.1:8080/near
+$hello
+\$ for i in 1 2 3 4 5 6 7 8; do curl -s http://127.0.0.1:8080/fixed; done | sort -u
+$hello
+hello world by 127.0.0.1:9001
+EOF
     'catalog.conf' => service(5),
     'health.conf' => service(2),
     'dump.conf' => "$kv\$ cat app.conf\n$one\n",
