@@ -50,10 +50,32 @@ pub unsafe fn start(main: &Main, nginx_cycle: *mut ngx_cycle_t) {
     unsafe { know_names(main, zone, book) };
     if let Some(names) = main.names.get() {
         names.prepare();
+        if cycle::worker() == 0 {
+            check_variables(main, names);
+        }
     }
     if cycle::worker() == 0 {
         // SAFETY: the caller's word.
         unsafe { follow(main, nginx_cycle) };
+    }
+}
+
+/// A key was posted when nginx.conf had another `map`, say, than now.
+fn check_variables(main: &Main, names: &Names) {
+    let Some(context) = main.context.get() else {
+        return;
+    };
+    for (name, method) in names.methods() {
+        // SAFETY: the context is of the `http {}` that this worker runs by.
+        let unknown = unsafe { Balancing::posted(method, false).unknown_variable(context) };
+        if let Some(variable) = unknown {
+            log(
+                NGX_LOG_ERR,
+                format_args!(
+                    "upsync: upstream \"{name}\": unknown variable \"${variable}\" in \"hash\" of the posted list, it is empty"
+                ),
+            );
+        }
     }
 }
 

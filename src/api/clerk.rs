@@ -11,7 +11,6 @@ use super::route::Dialect;
 use crate::conf::initial::configured;
 use crate::conf::settings::{Main, Server};
 use crate::model::{List, Name};
-use crate::ngx::variable;
 use crate::shm::post::{Base, PostError, Posted};
 use crate::shm::zone::Zone;
 use crate::upstream::Balancing;
@@ -88,11 +87,8 @@ impl Clerk {
             return None;
         };
         let balancing = Balancing::posted(method.clone(), false);
-        let context = self.main().context.get()?;
         // SAFETY: the context is of the `http {}` that this worker runs by.
-        let is_unknown = |name: &&[u8]| unsafe { !variable::is_known(context, name) };
-        let unknown = balancing.variables().find(is_unknown)?;
-        Some(String::from_utf8_lossy(unknown).into_owned())
+        unsafe { balancing.unknown_variable(self.main().context.get()?) }
     }
 
     /// The idle connections that each worker keeps for an upstream.

@@ -4,8 +4,9 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 
 use nginx_sys::{
-    NGX_OK, ngx_http_complex_value, ngx_http_complex_value_t, ngx_http_get_variable,
-    ngx_http_request_t, ngx_str_t, ngx_uint_t, sockaddr, sockaddr_in, sockaddr_in6,
+    NGX_OK, ngx_http_complex_value, ngx_http_complex_value_t, ngx_http_conf_ctx_t,
+    ngx_http_get_variable, ngx_http_request_t, ngx_str_t, ngx_uint_t, sockaddr, sockaddr_in,
+    sockaddr_in6,
 };
 
 use crate::grammar::key;
@@ -60,15 +61,21 @@ impl Balancing {
         Self { method, is_sticky, key: parts.map_or(Key::None, Key::Posted) }
     }
 
-    /// The variables of a key that came with a list.
-    pub fn variables(&self) -> impl Iterator<Item = &[u8]> {
-        let parts = match &self.key {
-            Key::Posted(parts) => &parts[..],
-            _ => &[],
+    /// A variable of a key that came with a list, if requests have none of its name.
+    ///
+    /// # Safety
+    ///
+    /// `context` is the context of an `http {}` that has been read.
+    pub unsafe fn unknown_variable(&self, context: NonNull<ngx_http_conf_ctx_t>) -> Option<String> {
+        let Key::Posted(parts) = &self.key else {
+            return None;
         };
-        parts.iter().filter_map(|part| match part {
-            Part::Variable(name, _) => Some(&name[..]),
-            Part::Text(_) => None,
+        parts.iter().find_map(|part| match part {
+            // SAFETY: the caller's word.
+            Part::Variable(name, _) if unsafe { !variable::is_known(context, name) } => {
+                Some(String::from_utf8_lossy(name).into_owned())
+            }
+            _ => None,
         })
     }
 

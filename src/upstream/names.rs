@@ -16,8 +16,8 @@ use nginx_sys::{
 
 use super::balancing::Balancing;
 use super::live::Live;
-use crate::model::Name;
 use crate::model::name::NAME_MAX;
+use crate::model::{Method, Name};
 use crate::shm::directory::Upstream;
 use crate::shm::ledger::Book;
 use crate::shm::zone::Zone;
@@ -166,6 +166,16 @@ impl Names {
     pub fn prepare(&self) {
         self.refresh();
         self.posted.borrow().values().for_each(|posted| posted.live.prepare());
+    }
+
+    /// The methods that lists came with, by name.
+    pub fn methods(&self) -> Vec<(String, Method)> {
+        let posted = self.posted.borrow();
+        let method = |(name, posted): (&Name, &Rc<Posted>)| {
+            let (_, block) = posted.live.upstream().block()?;
+            Some((name.to_string(), block.method()?))
+        };
+        posted.iter().filter_map(method).collect()
     }
 
     /// The list of a name, in whatever case.
