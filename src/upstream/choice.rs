@@ -18,8 +18,6 @@ use super::names::Posted;
 use super::snapshot::Snapshot;
 #[cfg(nginx_http_ssl)]
 use super::tls;
-#[cfg(nginx_peer_sid)]
-use crate::balance::Ask;
 use crate::balance::{Tier, Tried, Walk};
 use crate::ngx::{cycle, pool};
 use crate::shm::block::Record;
@@ -170,9 +168,7 @@ impl Choice {
         let Some(server) = self.list.by_identity(hint.as_bytes()) else {
             return false;
         };
-        let asking = Asking { is_bound: true, lets_grow: Cell::new(false), ..Asking::of(self) };
-        asking.take(server);
-        let found = asking.found.take();
+        let found = Asking::of(self).take_bound(server);
         self.hold(found)
     }
 

@@ -21,12 +21,12 @@ pub(super) struct Asking<'a> {
     /// Which tier is asked.
     tier: Cell<usize>,
     /// Servers with a share that grows may refuse.
-    pub(super) lets_grow: Cell<bool>,
+    lets_grow: Cell<bool>,
     /// One has, in this attempt.
     refused: Cell<bool>,
     /// The request belongs to the server, which may be one that drains.
-    pub(super) is_bound: bool,
-    pub(super) found: Cell<Option<Attempt>>,
+    is_bound: bool,
+    found: Cell<Option<Attempt>>,
 }
 
 impl<'a> Asking<'a> {
@@ -41,6 +41,15 @@ impl<'a> Asking<'a> {
             is_bound: false,
             found: Cell::new(None),
         }
+    }
+
+    /// Takes the server that the request belongs to, if it may have it: also one that drains, or
+    /// whose share has yet to grow.
+    #[cfg(nginx_peer_sid)]
+    pub(super) fn take_bound(self, server: u32) -> Option<Attempt> {
+        let bound = Self { is_bound: true, lets_grow: Cell::new(false), ..self };
+        bound.take(server);
+        bound.found.take()
     }
 
     /// Asks the tiers in their order.
