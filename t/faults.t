@@ -126,6 +126,8 @@ subtest 'answers that are none' => sub {
     push @names, 'refused';
     list_is($t->port(0), $_, [$first], "$_: synced") for @names;
 
+    # Else there may be no request to cut.
+    wait_until { grep { $_->{uri} =~ /index=5/ } $away->requests } 5, 'a request waits at the one that goes away';
     my $mark = $nginx->log_mark;
     my $since = time;
     $fake->reply(path => "/v1/kv/$_/", index => 6, %{ $faults{$_}[0] }) for keys %faults;
