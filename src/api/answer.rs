@@ -239,12 +239,6 @@ impl Answer {
         Self::message(dialect, 500, "init upstream failed")
     }
 
-    /// 409: nginx's own `sticky` looks into nginx's own list.
-    pub fn has_sticky(dialect: Dialect, name: &Name) -> Self {
-        let text = format!("upstream \"{name}\" has \"sticky\", which needs its own servers");
-        Self::message(dialect, 409, text)
-    }
-
     /// 500: nginx has the body, but it cannot be read from there.
     pub fn unreadable_body(dialect: Dialect) -> Self {
         Self::message(dialect, 500, "the body of the request cannot be read")

@@ -16,7 +16,7 @@ use nginx_sys::{
 use super::server_line;
 use super::settings::{KEPT_BY_DEFAULT, Server};
 use crate::conf::dyups::compile;
-use crate::grammar::method;
+use crate::grammar::method::{self, MethodError};
 use crate::model::Method;
 use crate::module::hooks::init_upstream;
 use crate::module::ngx_http_upsync_module;
@@ -168,21 +168,8 @@ unsafe fn method(
     is_known: bool,
     hand_on: impl FnOnce() -> *mut c_char,
 ) -> *mut c_char {
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let found = match words[..] {
-        // The key is nginx's, whatever it may be.
-        ["hash", key, ref rest @ ..] => {
-            // SAFETY: the directive has a first argument.
-            let Some(value) = (unsafe { compile(directive.as_ptr()) }) else {
-                return ERROR;
-            };
-            server.key.set(Some(value));
-            Ok(Method::Hash { key: key.to_owned(), consistent: rest == ["consistent"] })
-        }
-        _ => {
-            server.key.set(None);
-            method::read(&words)
-        }
+    let Some(found) = read_method(directive, server, words) else {
+        return ERROR;
     };
     let uses_time = words.iter().any(|word| word.contains("least_time"));
     // SAFETY: the caller's word.
@@ -214,6 +201,25 @@ unsafe fn method(
         }
         server.known.set((*upstream).peer.init_upstream);
         result
+    }
+}
+
+/// The method that a directive says, and its key; none if the key is wrong, which was logged.
+fn read_method(
+    directive: &mut Directive<'_>,
+    server: &Server,
+    words: &[String],
+) -> Option<Result<Method, MethodError>> {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    server.key.set(None);
+    match words[..] {
+        // The key is nginx's, whatever it may be.
+        ["hash", key, ref rest @ ..] => {
+            // SAFETY: the directive has a first argument.
+            server.key.set(Some(unsafe { compile(directive.as_ptr()) }?));
+            Some(Ok(Method::Hash { key: key.to_owned(), consistent: rest == ["consistent"] }))
+        }
+        _ => Some(method::read(&words)),
     }
 }
 

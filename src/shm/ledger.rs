@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::layout::{Header, LEDGER_CELLS, Ledger, LedgerPage};
 use super::recover::lock_to_write;
@@ -150,7 +150,7 @@ pub(super) fn all(zone: &Zone) -> impl Iterator<Item = &Ledger> {
 
 fn offsets(zone: &Zone) -> impl Iterator<Item = u64> {
     let some = |offset| (offset != 0).then_some(offset);
-    let first = some(zone.header().ledgers.load(Relaxed));
+    let first = some(zone.header().ledgers.load(Acquire));
     std::iter::successors(first, move |&last| some(ledger(zone, last).next.load(Relaxed)))
 }
 
@@ -206,7 +206,8 @@ fn give_back(zone: &Zone, ledger: &Ledger) {
 fn add_ledger(locked: &Locked, header: &Header) -> Result<u64, Full> {
     let offset = locked.allocate::<Ledger>(0)?;
     ledger(locked.zone(), offset).next.store(header.ledgers.load(Relaxed), Relaxed);
-    header.ledgers.store(offset, Relaxed);
+    // `reclaim` looks at ledgers without the lock.
+    header.ledgers.store(offset, Release);
     locked.settle();
     Ok(offset)
 }

@@ -184,11 +184,6 @@ fn the_rest_is_alike_in_both_dialects() {
         ),
         (alike(Answer::unreadable_body), 500, "the body of the request cannot be read"),
         (alike(Answer::failed), 500, "init upstream failed"),
-        (
-            alike(|d| Answer::has_sticky(d, &name())),
-            409,
-            r#"upstream "app" has "sticky", which needs its own servers"#,
-        ),
         (alike(Answer::shutting_down), 503, "nginx is shutting down, try again"),
     ] {
         assert_eq!(answer, (status, text.to_owned()));
