@@ -7,7 +7,9 @@ use std::{env, fs};
 const CAPABILITIES: [(&str, &str); 1] = [("http_ssl", "nginx_http_ssl")];
 
 /// What else differs, with the macro that nginx's headers define where they have it.
-const MACROS: [(&str, &str); 2] = [
+const MACROS: [(&str, &str); 3] = [
+    // Regular expressions.
+    ("NGX_PCRE", "nginx_pcre"),
     // Fields of a peer's connection for `sticky`.
     ("NGX_HTTP_UPSTREAM_SID", "nginx_peer_sid"),
     // The parameter `drain` of `server`.

@@ -8,6 +8,7 @@
 //! ```
 
 pub mod answer;
+pub mod check_status;
 #[cfg(feature = "nginx")]
 pub mod clerk;
 #[cfg(feature = "nginx")]
@@ -25,6 +26,9 @@ pub mod show;
 #[cfg(feature = "nginx")]
 pub mod shown;
 pub mod slardar;
+pub mod status;
+#[cfg(feature = "nginx")]
+pub mod status_pages;
 pub mod text;
 #[cfg(feature = "nginx")]
 pub mod upstream_show;

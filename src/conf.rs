@@ -6,6 +6,8 @@ pub mod upsync;
 #[cfg(feature = "nginx")]
 pub mod balancer;
 #[cfg(feature = "nginx")]
+pub mod check;
+#[cfg(feature = "nginx")]
 pub mod directives;
 #[cfg(feature = "nginx")]
 pub mod dump;

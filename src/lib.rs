@@ -11,6 +11,7 @@
 //! - [`shm`]: the lists in force, in shared memory;
 //! - [`balance`]: which server is next;
 //! - `upstream`: nginx's peer hooks over a worker's snapshot of a list;
+//! - [`health`]: how servers are checked, and who does it;
 //! - [`api`]: what is shown, and changed by request;
 //! - [`conf`]: directives to settings;
 //! - `worker` and `module`: what nginx calls when.
@@ -23,6 +24,7 @@ pub mod balance;
 pub mod conf;
 pub mod disk;
 pub mod grammar;
+pub mod health;
 pub mod model;
 pub mod shm;
 pub mod source;

@@ -1,6 +1,7 @@
 //! The tables that nginx reads, and what it calls when.
 
 pub mod hooks;
+mod variables;
 
 use std::ffi::{CStr, c_char, c_void};
 use std::ptr::{self, NonNull};
@@ -11,18 +12,19 @@ use nginx_sys::{
 };
 
 use crate::conf::settings::{Location, Main, Server};
-use crate::conf::{balancer, directives, dump, dyups, shared, state, template};
+use crate::conf::{balancer, check, directives, dump, dyups, shared, state, template};
 use crate::ngx::boundary::guarded;
 use crate::ngx::conf::{ERROR, OK};
 use crate::ngx::{cycle, phase, pool};
 use crate::worker;
 
-const COMMANDS: usize = directives::COUNT + dyups::COUNT + balancer::COUNT + 1;
+const COMMANDS: usize = directives::COUNT + dyups::COUNT + check::COUNT + balancer::COUNT + 1;
 
 static mut COMMAND_TABLE: [ngx_command_t; COMMANDS] = {
     let mut table = [ngx_command_t::empty(); COMMANDS];
     let end = fill(&mut table, 0, &directives::commands());
     let end = fill(&mut table, end, &dyups::commands());
+    let end = fill(&mut table, end, &check::commands());
     fill(&mut table, end, &balancer::commands());
     table
 };
@@ -93,7 +95,7 @@ unsafe extern "C" fn preconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
     // SAFETY: nginx calls it before it reads `http {}`.
     guarded(NGX_ERROR as ngx_int_t, || unsafe {
         balancer::adopt_types(cf);
-        NGX_OK as ngx_int_t
+        if variables::add(cf) { NGX_OK as ngx_int_t } else { NGX_ERROR as ngx_int_t }
     })
 }
 
@@ -125,7 +127,7 @@ unsafe extern "C" fn init_main_conf(cf: *mut ngx_conf_t, conf: *mut c_void) -> *
         if main.posting.get() && !template::find(cf, main) {
             return ERROR;
         }
-        if !hooks::hook_all(cf, main) {
+        if !check::finish(cf, main) || !hooks::hook_all(cf, main) {
             return ERROR;
         }
         let is_needed = main.posting.get() || !main.managed().is_empty();

@@ -4,7 +4,7 @@
 //! ```text
 //! dns, names ──────────────────────────┐
 //! consul ← http ← watch → answer → applier → mailbox
-//!                   └ schedule, report
+//!                   └ schedule, report, progress
 //! ```
 #![forbid(unsafe_code)]
 
@@ -18,6 +18,7 @@ pub mod dns;
 pub mod dump;
 mod journal;
 mod names;
+pub mod progress;
 mod report;
 mod schedule;
 mod watch;
@@ -32,6 +33,7 @@ use crate::model::Endpoint;
 
 pub use consul::{Kind, Query};
 pub use mailbox::{Event, Level, Mailbox, Outcome};
+pub use progress::Progress;
 pub use watch::{Error, Watcher, fetch_once};
 
 /// A source, as an `upsync` directive describes it.

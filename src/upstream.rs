@@ -10,5 +10,5 @@ pub mod snapshot;
 pub mod tls;
 
 pub use balancing::Balancing;
-pub use live::Live;
+pub use live::{Checks, Live};
 pub use names::Names;

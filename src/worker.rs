@@ -1,7 +1,10 @@
-//! What a worker does beside serving requests: its ledger, and in worker 0 the watchers.
+//! What a worker does beside serving requests: its ledger, its checks, and in worker 0 the watchers.
+
+pub mod checker;
 
 use std::io;
 use std::process;
+use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -10,6 +13,7 @@ use nginx_sys::{
     ngx_http_upstream_srv_conf_t,
 };
 
+use crate::conf::check;
 use crate::conf::initial::watcher_settings;
 use crate::conf::settings::{Main, Server};
 use crate::model::{Difference, List};
@@ -20,8 +24,9 @@ use crate::shm::directory::{Origin, Upstream};
 use crate::shm::ledger::Book;
 use crate::shm::publish::{PublishError, now};
 use crate::shm::zone::Zone;
-use crate::source::{Event, Level, Mailbox, Outcome, Settings, Watcher};
+use crate::source::{Event, Level, Mailbox, Outcome, Progress, Settings, Watcher};
 use crate::upstream::{Balancing, Names};
+use checker::Checker;
 
 /// Logs to the error log of the cycle in force.
 fn log(level: u32, message: std::fmt::Arguments<'_>) {
@@ -58,6 +63,11 @@ pub unsafe fn start(main: &Main, nginx_cycle: *mut ngx_cycle_t) {
         // SAFETY: the caller's word.
         unsafe { follow(main, nginx_cycle) };
     }
+    let may_check = main.names.get().is_some() || main.upstreams().any(|(_, s)| s.has_check());
+    if may_check {
+        // SAFETY: the caller's word; `end` takes it away before the settings go.
+        main.checker.replace(Some(unsafe { Checker::start(main) }));
+    }
 }
 
 /// A key was posted when nginx.conf had another `map`, say, than now.
@@ -81,6 +91,7 @@ fn check_variables(main: &Main, names: &Names) {
 
 /// Ends what [`start`] has started, but for what ended with the event loop.
 pub fn end(main: &Main) {
+    drop(main.checker.take());
     if let Some(book) = main.book.take() {
         book.close();
     }
@@ -91,8 +102,14 @@ pub fn end(main: &Main) {
 /// `main` is of this worker's cycle.
 unsafe fn know_names(main: &Main, zone: Zone, book: Rc<Book>) {
     if let (Some(upstreams), Some(template)) = (main.nginx(), main.template.get()) {
+        let settings = NonNull::from(main);
+        // SAFETY: the names go with the settings.
+        let checks = move |block: Option<&ngx_http_upstream_srv_conf_t>| unsafe {
+            check::of_posted(settings.as_ref(), block.and_then(Server::of))
+        };
         // SAFETY: the caller's word; the names go with the settings.
-        let _ = main.names.set(unsafe { Names::new(zone, book, upstreams, template, balancing) });
+        let names = unsafe { Names::new(zone, book, upstreams, template, balancing, checks) };
+        let _ = main.names.set(names);
     }
 }
 
@@ -102,7 +119,7 @@ fn balancing(upstream: &ngx_http_upstream_srv_conf_t) -> Balancing {
 
 fn open_book(main: &Main, zone: Zone) -> Rc<Book> {
     let pid = process::id() as i32;
-    let opened = Book::open(zone, pid, cycle::is_alive);
+    let opened = Book::open(zone, (pid, cycle::worker(), main.cycle.get()), cycle::is_alive);
     let book = Rc::new(opened.unwrap_or_else(|error| {
         log(NGX_LOG_ERR, format_args!("upsync: worker has no ledger: {error}"));
         Book::without(zone)
@@ -192,6 +209,7 @@ impl Follower {
                 // Refused only if this configuration is no longer in force.
                 Event::Confirmed => drop(self.upstream.confirm(self.cycle, Origin::Source)),
                 Event::List(list) => self.apply(&list),
+                Event::Progress(progress) => self.note(&progress),
             }
         }
     }
@@ -200,12 +218,23 @@ impl Follower {
         match self.upstream.publish(self.cycle, list, Origin::Source) {
             Ok(difference) => {
                 self.log_change(list, difference);
+                if !difference.is_none() {
+                    self.note(&Progress::applied());
+                }
                 self.mailbox.applied(Outcome::Applied);
             }
-            Err(PublishError::Full(full)) => self.mailbox.applied(Outcome::Refused(full.reason())),
+            Err(PublishError::Full(full)) => {
+                self.note(&Progress::no_memory());
+                self.mailbox.applied(Outcome::Refused(full.reason()));
+            }
             // A newer configuration follows the source now.
             Err(PublishError::OldCycle | PublishError::Gone) => self.watcher.stop(),
         }
+    }
+
+    /// Keeps what came of following the source.
+    fn note(&self, progress: &Progress) {
+        self.upstream.note_source(self.cycle, progress);
     }
 
     fn log_change(&self, list: &List, difference: Difference) {

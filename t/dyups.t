@@ -331,7 +331,7 @@ subtest 'JSON' => sub {
     my $x1;
     wait_until { $x1 = $get->('/upstream/x1'); !$x1->{servers}[0]{connections} } 10, 'three requests';
     my ($false, $true) = (JSON::PP::false, JSON::PP::true);
-    my %plain = (weight => 1, max_fails => 1, fail_timeout => 10, max_conns => 0, slow_start => 0, drain => $false,
+    my %plain = (weight => 1, max_fails => 1, fail_timeout => 10, max_conns => 0, slow_start => 0, drain => $false, critical => $false,
         connections => 0, requests => 0, failures => 0);
     my $since = delete $x1->{since};
     is_deeply($x1, {

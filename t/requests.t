@@ -229,12 +229,11 @@ subtest 'names' => sub {
 };
 
 # [body, line, column, reason]
-my $methods = '"least_conn", "ip_hash", "hash", "random" or "least_time"';
-my $directives = qq{expected "server", "keepalive", $methods};
+my $directives = 'expected "server", "keepalive", "least_conn", "ip_hash", "hash", "random", "least_time" or "check"';
 my $parameters = 'expected weight=N, max_fails=N, fail_timeout=TIME, max_conns=N, slow_start=TIME, backup, drain or down';
 my $plain = 'expected a word without quotes, braces, dollar signs and backslashes';
 my $text = 'expected text without control characters';
-my @unavailable = qw(check check_fastcgi_param check_http_expect_alive check_http_send check_keepalive_requests
+my @unavailable = qw(
     consistent_hash fair keepalive_requests keepalive_time keepalive_timeout ntlm queue resolver resolver_timeout
     session_sticky state sticky sticky_cookie_insert upsync upsync_dump_path vnswrr zone);
 my @texts = (
@@ -259,6 +258,8 @@ my @texts = (
     ["server $b; ssl_certificate x;", 1, 9 + length $b . ';', qq{unknown directive "ssl_certificate", $directives}],
     ["server=$b;", 1, 1, qq{unknown directive "server=$b", $directives}],
     (map { ["server $b;\n  $_;", 2, 3, qq{"$_" is not available in a posted list yet, $directives}] } @unavailable),
+    (map { ["server $b;\n  $_ x;", 2, 3, qq{"$_" cannot be posted, expected it in the block of the upstream in nginx.conf}] }
+        qw(check_ssl_certificate check_ssl_certificate_key check_ssl_trusted_certificate)),
     (map { ["server 127.0.0.1$_;", 1, 8, qq{invalid port in "127.0.0.1$_", expected 1 to 65535}] }
         qw(: :0 :65536 :-1 :+1 :1:2 :http :1e1)),
     (map { ["server $_;", 1, 8, qq{invalid host in "$_"}] }

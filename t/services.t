@@ -41,6 +41,10 @@ $upstreams
         location /list { upstream_show; }
         location ~ ^/to/(\\w+) { proxy_pass http://\$1; }
     }
+    server {
+        listen 127.0.0.1:%%PORT_1%%;
+        location / { dyups_interface read; }
+    }
 }
 EOF
 $t->run;
@@ -56,6 +60,14 @@ sub servers_are {
     } 5;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
     return is_deeply(\@servers, [sort @$expected], $name // $upstream);
+}
+
+# Whether a server is down, and whether that is for its checks.
+sub told_apart {
+    my ($upstream, $server) = @_;
+    my $shown = json(http_get($t->port(1), "/upstream/$upstream?format=json")->{body});
+    my ($found) = grep { $_->{server} eq $server } @{ $shown->{servers} };
+    return { map { $_ => $found->{$_} ? 'yes' : 'no' } qw(down critical) };
 }
 
 sub answers {
@@ -102,6 +114,7 @@ subtest 'tags, weights and addresses' => sub {
         log_has($upstream,
             'service "badtag": tag: invalid value in "weight=many", expected 0 to 65535, '
                 . 'its last good parameters stay, or else the defaults');
+        is_deeply(told_apart($upstream, '127.0.0.1:5'), { down => 'yes', critical => 'no' }, 'down by the operator');
     }
 };
 
@@ -120,11 +133,14 @@ subtest 'checks' => sub {
 
     $consul->set_check('first', 'fail');
     servers_are('health', ["$first weight=8 $rest down", $both[1]], 'critical is down');
+    is_deeply(told_apart('health', $first), { down => 'yes', critical => 'yes' }, 'and told apart');
+    is_deeply(told_apart('health', $second), { down => 'no', critical => 'no' }, 'from the other');
     servers_are('passing', [$both[1]], 'and not in an answer of those that pass');
     is_deeply(answers('health', 4), { $second => 4 }, 'the other serves');
 
     $consul->set_check('first', 'warn');
     servers_are('health', ["$first weight=2 $rest", $both[1]], 'warning has a weight of its own');
+    is_deeply(told_apart('health', $first), { down => 'no', critical => 'no' }, 'and is not critical');
     is_deeply(answers('health', 5), { $first => 1, $second => 4 }, 'by which it serves');
 
     $consul->set_check('first', 'pass');
@@ -133,6 +149,7 @@ subtest 'checks' => sub {
 
     is($consul->put('/v1/agent/service/maintenance/second?enable=true')->{status}, 200, 'maintenance');
     servers_are('health', [$both[0], "$second weight=8 $rest down"], 'is down too');
+    is_deeply(told_apart('health', $second), { down => 'yes', critical => 'yes' }, 'by Consul');
     is($consul->put('/v1/agent/service/maintenance/second?enable=false')->{status}, 200, 'no maintenance');
     servers_are('health', \@both, 'up again');
     servers_are('catalog', \@both, 'the catalog knows of no health');

@@ -299,7 +299,7 @@ subtest 'files that are not as they should be' => sub {
     my $good = slurp($site, 'truncated.conf');
     my %damaged = (
         truncated => [substr($good, 0, length($good) - 20), 'line 3, column ' . (5 + length "server $servers[1] weight=2 ") . ': unexpected end after "max_fails=1", expected ";"'],
-        unclosed => ["upstream unclosed {\n    server 127.0.0.1:1;\n", 'line 2, column 23: unexpected end after ";", expected "server", a method or "}"'],
+        unclosed => ["upstream unclosed {\n    server 127.0.0.1:1;\n", 'line 2, column 23: unexpected end after ";", expected "server", a method, "check" or "}"'],
         empty => ['', 'line 1, column 1: unexpected end, expected "upstream"'],
         zeros => ["\0" x 4096, 'line 1, column 1: unexpected byte 0x00, expected text without control characters'],
         binary => ["upstream binary {\n    server 127.0.0.1:1;\n\x{ff}\n}\n", 'line 3, column 1: unexpected byte 0xff, expected UTF-8'],
@@ -308,7 +308,7 @@ subtest 'files that are not as they should be' => sub {
         twice => ["upstream twice {\n    server 127.0.0.1:1;\n}\nupstream twice {\n}\n", 'line 4, column 1: unexpected "upstream", expected nothing after "}"'],
         weight => ["upstream weight {\n    server 127.0.0.1:1;\n    server 127.0.0.1:2 weight=many;\n}\n", 'line 3, column 24: invalid value in "weight=many", expected 0 to 65535'],
         unknown => ["upstream unknown {\n    server 127.0.0.1:1 sloe_start=3s;\n}\n", 'line 2, column 24: unknown parameter "sloe_start=3s", expected weight=N, max_fails=N, fail_timeout=TIME, max_conns=N, slow_start=TIME, backup, drain or down'],
-        include => ["upstream include {\n    include /etc/passwd;\n}\n", 'line 2, column 5: unexpected "include", expected "server", a method or "}"'],
+        include => ["upstream include {\n    include /etc/passwd;\n}\n", 'line 2, column 5: unexpected "include", expected "server", a method, "check" or "}"'],
         host => ["upstream host {\n    server app.example.com:80;\n}\n", 'line 2, column 12: expected an address, not the name "app.example.com:80"'],
         named => ["upstream na/med {\n}\n", 'line 1, column 10: "na/med": invalid upstream name, expected 1 to 255 letters, digits, ".", "-", "_" or ":"'],
         directory => [undef, 'not a regular file'],

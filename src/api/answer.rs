@@ -36,6 +36,8 @@ pub struct Answer {
     /// The field `X-Keepalive`: the idle connections that each worker keeps, said to whoever asks
     /// for a number.
     pub keepalive: Option<u32>,
+    /// The field `Content-Security-Policy` of a page.
+    pub policy: Option<&'static str>,
 }
 
 /// Where `keepalive` would have to be for a body to set it.
@@ -60,6 +62,11 @@ impl Answer {
     pub fn shown(dialect: Dialect, body: String) -> Self {
         let status = if body.is_empty() { 204 } else { 200 };
         Self::new(dialect, status, body)
+    }
+
+    /// A page for readers of this content type; 200 also if it is empty.
+    pub fn page(content_type: &'static str, body: String) -> Self {
+        Self { content_type: Some(content_type), ..Self::new(Dialect::Text, 200, body) }
     }
 
     /// 200: done, and saved.
@@ -124,6 +131,11 @@ impl Answer {
             "unknown variable \"${name}\" in \"hash\", expected one that nginx or nginx.conf has"
         );
         Self::refused_at(dialect, place, reason)
+    }
+
+    /// 400: servers cannot be checked as the body wants.
+    pub fn refused_check(dialect: Dialect, place: Place, fault: &str) -> Self {
+        Self::refused_at(dialect, place, format_args!("{}", Printable(fault)))
     }
 
     /// 400: the body sets `keepalive`, which nginx sets up at its start only.
@@ -277,6 +289,6 @@ impl Answer {
             Dialect::Text => None,
             Dialect::Json => Some("application/json"),
         };
-        Self { status, body: body.into(), content_type, allow: None, keepalive: None }
+        Self { status, body: body.into(), content_type, allow: None, keepalive: None, policy: None }
     }
 }

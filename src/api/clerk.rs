@@ -8,9 +8,11 @@ use super::answer::{Answer, Keepalive};
 use super::mail::Request;
 use super::plan::{self, Current, Plan, Refused, Wanted};
 use super::route::Dialect;
+use crate::conf::check::of_posted;
 use crate::conf::initial::configured;
 use crate::conf::settings::{Main, Server};
-use crate::model::{List, Name};
+use crate::health::asked::Asked;
+use crate::model::{Check, List, Name};
 use crate::shm::post::{Base, PostError, Posted};
 use crate::shm::zone::Zone;
 use crate::upstream::Balancing;
@@ -68,6 +70,9 @@ impl Clerk {
         if let Some((place, variable)) = request.method.zip(self.unknown_variable(request)) {
             return Err(Answer::unknown_variable(dialect, place, &variable));
         }
+        if let Some((place, fault)) = request.check.zip(self.check_fault(name, request)) {
+            return Err(Answer::refused_check(dialect, place, &fault));
+        }
         let current = self.current(&base, name);
         let is_gone = request.wanted == Wanted::Delete && current.list.is_none();
         let plan = plan::plan(&request.wanted, current, |name| self.group(name))
@@ -83,12 +88,22 @@ impl Clerk {
 
     /// A variable of the key of `hash` that no request has.
     fn unknown_variable(&self, request: &Request) -> Option<String> {
-        let Wanted::Replace(_, Some(method)) = &request.wanted else {
+        let Wanted::Replace(_, Some(method), _) = &request.wanted else {
             return None;
         };
         let balancing = Balancing::posted(method.clone(), false);
         // SAFETY: the context is of the `http {}` that this worker runs by.
         unsafe { balancing.unknown_variable(self.main().context.get()?) }
+    }
+
+    /// Why servers cannot be checked as the body wants.
+    fn check_fault(&self, name: &Name, request: &Request) -> Option<String> {
+        let Wanted::Replace(_, _, Some(check)) = &request.wanted else {
+            return None;
+        };
+        let checks = of_posted(self.main(), self.server(name));
+        let asked = Asked::posted(Check::clone(check), &checks.base, name.as_str());
+        asked.err().map(|error| error.to_string())
     }
 
     /// The idle connections that each worker keeps for an upstream.

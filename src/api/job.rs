@@ -8,6 +8,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::answer::Answer;
@@ -125,14 +126,16 @@ struct Reader {
 
 impl Reader {
     fn request(&self, write: Write, bytes: &[u8]) -> Result<Request, Answer> {
-        let (mut keepalive, mut method) = (None, None);
+        let (mut keepalive, mut method, mut check) = (None, None, None);
         let wanted = match write {
             Write::Replace(_) => {
                 let body = self.body(bytes)?;
                 keepalive = body.keepalive.map(|(place, _)| place);
                 method = body.method.as_ref().map(|&(place, _)| place);
-                let own = body.method.map(|(_, method)| method);
-                Wanted::Replace(self.resolve(body.servers)?, own)
+                check = body.check.as_ref().map(|&(place, _)| place);
+                let own_method = body.method.map(|(_, method)| method);
+                let own_check = body.check.map(|(_, check)| Arc::new(check));
+                Wanted::Replace(self.resolve(body.servers)?, own_method, own_check)
             }
             Write::AddServer(_) => {
                 let server = if self.is_json {
@@ -154,7 +157,7 @@ impl Reader {
             Write::Delete(_) => Wanted::Delete,
             Write::Reset(_) => Wanted::Reset,
         };
-        Ok(Request { wanted, keepalive, method, dialect: self.dialect })
+        Ok(Request { wanted, keepalive, method, check, dialect: self.dialect })
     }
 
     fn body(&self, bytes: &[u8]) -> Result<Body, Answer> {

@@ -1,11 +1,14 @@
 //! Upstreams as JSON.
 #![forbid(unsafe_code)]
 
+mod checks;
+
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
 use super::view::{Moment, ServerView, Source, View};
 use crate::model::{Method, Parameters};
+use checks::Checks;
 
 /// `GET /list`: `{"upstreams":["a","b"]}`.
 pub fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
@@ -54,6 +57,9 @@ struct Upstream<'a> {
     /// As the directive that chooses it is written; not there if the list came with none.
     #[serde(skip_serializing_if = "Option::is_none")]
     method: Option<String>,
+    /// Not there if the list came with none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    check: Option<Checks<'a>>,
     servers: Vec<Server<'a>>,
 }
 
@@ -67,7 +73,10 @@ struct Server<'a> {
     /// As nginx writes times, which is how it can be posted: `30s`, or `500ms`.
     slow_start: Seconds,
     backup: bool,
+    /// For the operator's reason or Consul's.
     down: bool,
+    /// For Consul's.
+    critical: bool,
     drain: bool,
     connections: u32,
     requests: u64,
@@ -83,6 +92,7 @@ impl<'a> Upstream<'a> {
             since: Moment(view.since).rfc3339(),
             keepalive: view.keepalive,
             method: view.method.as_ref().map(Method::to_string),
+            check: view.check.as_ref().map(Checks::of),
             servers: view.servers.iter().map(Server::new).collect(),
         }
     }
@@ -112,7 +122,8 @@ impl<'a> Server<'a> {
             max_fails,
             fail_timeout,
             max_conns,
-            down,
+            down: _,
+            critical,
             backup,
             drain,
             slow_start,
@@ -125,7 +136,8 @@ impl<'a> Server<'a> {
             max_conns,
             slow_start: Seconds::of(slow_start),
             backup,
-            down,
+            down: server.parameters.is_down(),
+            critical,
             drain,
             connections: server.connections,
             requests: server.requests,
@@ -139,6 +151,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde_json::Value;
+
+    use crate::model::Check;
+    use crate::model::check::{Alive, ExpectBody, Kind};
 
     fn view<'a>(name: &'a str, address: &'a str) -> View<'a> {
         let server = ServerView {
@@ -157,11 +172,12 @@ mod tests {
             since: 1_795_255_200_123,
             keepalive: None,
             method: None,
+            check: None,
             servers: vec![server],
         }
     }
 
-    const SERVER: &str = r#"{"server":"127.0.0.1:80","weight":1,"max_fails":1,"fail_timeout":10,"max_conns":0,"slow_start":0,"backup":false,"down":false,"drain":false,"connections":1,"requests":18446744073709551615,"failures":4}"#;
+    const SERVER: &str = r#"{"server":"127.0.0.1:80","weight":1,"max_fails":1,"fail_timeout":10,"max_conns":0,"slow_start":0,"backup":false,"down":false,"critical":false,"drain":false,"connections":1,"requests":18446744073709551615,"failures":4}"#;
 
     #[test]
     fn names_are_a_list() {
@@ -194,6 +210,38 @@ mod tests {
         assert!(api.contains(r#""source":"api""#), "{api}");
         let method = r#""keepalive":64,"method":"hash ${host}é consistent","servers":[]"#;
         assert!(api.contains(method), "{api}");
+    }
+
+    #[test]
+    fn consuls_verdict_is_down_and_told_apart() {
+        for (down, critical, shown) in [
+            (true, false, r#""down":true,"critical":false,"#),
+            (false, true, r#""down":true,"critical":true,"#),
+            (true, true, r#""down":true,"critical":true,"#),
+        ] {
+            let mut view = view("app", "127.0.0.1:80");
+            view.servers[0].parameters = Parameters { down, critical, ..Parameters::NGINX };
+            assert!(upstream(&view).contains(shown), "{}", upstream(&view));
+        }
+    }
+
+    #[test]
+    fn checks_are_there_where_the_list_came_with_them() {
+        let with = |check| upstream(&View { check: Some(check), ..view("app", "127.0.0.1:80") });
+        let plain = r#""keepalive":null,"check":{"type":"tcp","interval":30000,"rise":2,"fall":5,"timeout":1000,"default_down":true,"http_expect_alive":["http_2xx","http_3xx"],"keepalive_requests":1,"ssl_verify":false,"fail_open":100},"servers":["#;
+        assert!(with(Check::default()).contains(plain), "{}", with(Check::default()));
+        let check = Check {
+            kind: Kind::Https,
+            port: Some(81),
+            send: Some("GET /\r\n\r\n".to_owned()),
+            alive: Alive::new(vec![(204, 206), (404, 404)]),
+            body: Some(ExpectBody { negated: true, regex: r"\s".to_owned() }),
+            fastcgi_params: vec![("A".to_owned(), "b".to_owned())],
+            ssl_name: Some("a.b".to_owned()),
+            ..Check::default()
+        };
+        let all = r#""default_down":true,"port":81,"http_send":"GET /\r\n\r\n","http_expect_alive":["204-206","404"],"http_expect_body":"!~ \\s","keepalive_requests":1,"fastcgi_param":[["A","b"]],"ssl_verify":false,"ssl_name":"a.b","fail_open":100}"#;
+        assert!(with(check.clone()).contains(all), "{}", with(check));
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub struct Request {
     pub keepalive: Option<Place>,
     /// Where the method stands in the body, if one does.
     pub method: Option<Place>,
+    /// Where `check` stands in the body, if it does.
+    pub check: Option<Place>,
     /// How a refusal is said.
     pub dialect: Dialect,
 }

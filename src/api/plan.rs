@@ -2,9 +2,10 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::model::body::{Changes, Place};
-use crate::model::{Address, List, Method, Name, Parameters, Peer};
+use crate::model::{Address, Check, List, Method, Name, Parameters, Peer};
 
 /// A part of a list: what one `server` of a body stands for, its name resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,8 +19,8 @@ pub enum Part {
 /// What is wanted of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wanted {
-    /// These servers and no others, with this method or none of their own.
-    Replace(Vec<Part>, Option<Method>),
+    /// These servers and no others, with this method and these checks or none of their own.
+    Replace(Vec<Part>, Option<Method>, Option<Arc<Check>>),
     /// These servers too; what they were before does not matter.
     Add(Vec<Part>),
     /// Other parameters of one server.
@@ -68,7 +69,7 @@ pub struct Current {
 }
 
 /// Works out what is to be done. `group` gives the servers of an upstream of nginx.conf; the method
-/// it may have is not taken over. A list that changes in part keeps its own.
+/// and the checks it may have are not taken over. A list that changes in part keeps its own.
 pub fn plan(
     wanted: &Wanted,
     current: Current,
@@ -76,9 +77,9 @@ pub fn plan(
 ) -> Result<Plan, Refused> {
     let existing = current.list.ok_or(Refused::NoUpstream);
     match wanted {
-        Wanted::Replace(parts, method) => {
+        Wanted::Replace(parts, method, check) => {
             let list = List::new(expand(parts, group)?);
-            Ok(Plan::Put(list.with_method(method.clone())))
+            Ok(Plan::Put(list.with_method(method.clone()).with_check(check.clone())))
         }
         Wanted::Add(parts) => {
             let existing = existing?;
@@ -109,7 +110,7 @@ fn expand(parts: &[Part], group: impl Fn(&Name) -> Option<List>) -> Result<Vec<P
                 }
                 peers.extend(list.peers().iter().map(|peer| Peer {
                     address: peer.address.clone(),
-                    parameters: changes.apply(peer.parameters),
+                    parameters: changes.apply(peer.parameters.unfollowed()),
                 }));
             }
         }
@@ -131,7 +132,7 @@ fn with(list: List, added: Vec<Peer>) -> List {
         })
         .collect();
     let all = kept.into_iter().chain(added.peers().iter().cloned());
-    List::new(all).with_method(list.method().cloned())
+    List::new(all).with_ways_of(&list)
 }
 
 fn patched(
@@ -146,7 +147,7 @@ fn patched(
         let parameters = if is_meant { parameters(peer.parameters) } else { peer.parameters };
         Peer { address: peer.address.clone(), parameters }
     });
-    let patched = List::new(peers.collect::<Vec<_>>()).with_method(list.method().cloned());
+    let patched = List::new(peers.collect::<Vec<_>>()).with_ways_of(&list);
     if found { Ok(patched) } else { Err(Refused::NoServer) }
 }
 
@@ -155,7 +156,7 @@ fn without(list: &List, address: &Address) -> Result<List, Refused> {
     match (rest.len(), list.len()) {
         (left, all) if left == all => Err(Refused::NoServer),
         (0, _) => Err(Refused::LastServer),
-        _ => Ok(List::new(rest.into_iter().cloned()).with_method(list.method().cloned())),
+        _ => Ok(List::new(rest.into_iter().cloned()).with_ways_of(list)),
     }
 }
 
@@ -205,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_list_replaces_whatever_there_is() {
-        let wanted = || Wanted::Replace(parts(&[B, A]), None);
+        let wanted = || Wanted::Replace(parts(&[B, A]), None, None);
         for list in [None, Some(List::default()), Some(list(&[C]))] {
             assert_eq!(after(wanted(), list, false), put(&[(B, 2), (A, 2)]));
         }
@@ -213,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_list_has_the_method_it_was_replaced_with() {
-        let wanted = |method| Wanted::Replace(parts(&[A]), method);
+        let wanted = |method| Wanted::Replace(parts(&[A]), method, None);
         let hashed = || list(&[A, B]).with_method(Some(Method::IpHash));
         let method = |wanted| match after(wanted, Some(hashed()), true) {
             Ok(Plan::Put(list)) => list.method().cloned(),
@@ -229,6 +230,27 @@ mod tests {
             Wanted::Remove(address(A)),
         ] {
             assert_eq!(method(part), Some(Method::IpHash));
+        }
+    }
+
+    #[test]
+    fn a_list_has_the_checks_it_was_replaced_with() {
+        let check = |interval| Some(Arc::new(Check { interval, ..Check::default() }));
+        let wanted = |check| Wanted::Replace(parts(&[A]), None, check);
+        let put = |wanted| match after(wanted, Some(list(&[A, B]).with_check(check(1))), true) {
+            Ok(Plan::Put(list)) => list.check().cloned(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(put(wanted(check(2))), check(2));
+        assert_eq!(put(wanted(None)), None);
+        assert_eq!(put(Wanted::Delete), None);
+        let weight = Changes { weight: Some(2), ..Changes::default() };
+        for part in [
+            Wanted::Add(parts(&[C])),
+            Wanted::Patch(address(A), weight),
+            Wanted::Remove(address(A)),
+        ] {
+            assert_eq!(put(part), check(1));
         }
     }
 
@@ -278,7 +300,7 @@ mod tests {
         let from = |name: &str, changes| {
             let name = Name::parse(name.as_bytes()).unwrap();
             let parts = vec![Part::Peer(peer(A, 3)), Part::Upstream(place, name, changes)];
-            after(Wanted::Replace(parts, None), None, false)
+            after(Wanted::Replace(parts, None, None), None, false)
         };
         let none = Changes::default();
         let all = [(A, 3), ("2.2.2.2:1", 1), ("2.2.2.2:2", 1)];
@@ -288,5 +310,25 @@ mod tests {
         let name = |text: &str| Name::parse(text.as_bytes()).unwrap();
         assert_eq!(from("none", none), Err(Refused::NoGroup(place, name("none"))));
         assert_eq!(from("empty", none), Err(Refused::EmptyGroup(place, name("empty"))));
+    }
+
+    #[test]
+    fn what_consul_said_of_another_upstreams_servers_can_be_changed() {
+        let wanted = Wanted::Replace(
+            vec![Part::Upstream(
+                Place::Server(0),
+                Name::parse(b"group").unwrap(),
+                Changes::default(),
+            )],
+            None,
+            None,
+        );
+        let with = |down, critical| {
+            let parameters = Parameters { down, critical, ..Parameters::CONSUL };
+            List::new([Peer { parameters, ..peer(A, 1) }])
+        };
+        let current = || Current { list: None, is_configured: false };
+        let put = plan(&wanted, current(), |_| Some(with(false, true)));
+        assert_eq!(put, Ok(Plan::Put(with(true, false))));
     }
 }

@@ -27,7 +27,8 @@ pub unsafe fn send(request: *mut ngx_http_request_t, answer: &Answer) -> ngx_int
         }
         let allow = answer.allow.map(|methods| ("Allow", methods.to_owned()));
         let keepalive = answer.keepalive.map(|number| ("X-Keepalive", number.to_string()));
-        for (name, value) in allow.into_iter().chain(keepalive) {
+        let policy = answer.policy.map(|policy| ("Content-Security-Policy", policy.to_owned()));
+        for (name, value) in allow.into_iter().chain(keepalive).chain(policy) {
             if !add_field(request, name, &value) {
                 return NGX_ERROR as ngx_int_t;
             }

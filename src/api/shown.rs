@@ -1,15 +1,21 @@
 //! The upstreams that there are, gathered to be shown.
 
+use std::rc::Rc;
+
 use nginx_sys::{ngx_http_upstream_srv_conf_t, ngx_time};
 
+use super::status;
 use super::view::{ServerView, Source, View};
 use crate::conf::initial::configured;
 use crate::conf::settings::{Main, Server};
-use crate::model::Name;
+use crate::conf::upsync::Upsync;
+use crate::model::method::Moment;
+use crate::model::{Check, Method, Name, Out};
 use crate::ngx::cycle;
-use crate::shm::block::Block;
+use crate::shm::block::{Block, Record};
 use crate::shm::directory::{Origin, Upstream};
-use crate::upstream::Names;
+use crate::shm::slot::Slot;
+use crate::upstream::{Live, Names};
 
 /// An upstream with its list as of now.
 pub struct Shown {
@@ -20,7 +26,11 @@ pub struct Shown {
     keepalive: Option<u32>,
     block: Block,
     /// What knows of the servers; none where nginx's own balancer does.
-    upstream: Option<Upstream>,
+    live: Option<Rc<Live>>,
+    /// How a server is chosen where the list does not say; none where that is not known.
+    method: Option<Method>,
+    /// Where its source is, if it follows one.
+    url: Option<String>,
 }
 
 /// The names of all upstreams: first those of nginx.conf.
@@ -75,7 +85,7 @@ fn block(main: &Main, nginx: &ngx_http_upstream_srv_conf_t, server: &Server) -> 
         return posted(main, &name, Some(server));
     }
     if let Some(live) = server.live.get() {
-        return Some(following(main, name, server, live.upstream()));
+        return Some(following(main, name, server, live));
     }
     Some(Shown {
         name,
@@ -84,11 +94,14 @@ fn block(main: &Main, nginx: &ngx_http_upstream_srv_conf_t, server: &Server) -> 
         since: main.since.get(),
         keepalive: server.keepalive_in_force(),
         block: Block::new(&configured(nginx)),
-        upstream: None,
+        live: None,
+        method: server.chosen.get().cloned(),
+        url: None,
     })
 }
 
-fn following(main: &Main, name: String, server: &Server, upstream: &Upstream) -> Shown {
+fn following(main: &Main, name: String, server: &Server, live: &Rc<Live>) -> Shown {
+    let upstream = live.upstream();
     let block = upstream.block().map(|(_, block)| block);
     let is_source = upstream.origin() == Origin::Source;
     Shown {
@@ -98,7 +111,9 @@ fn following(main: &Main, name: String, server: &Server, upstream: &Upstream) ->
         since: if block.is_some() { upstream.since() } else { main.since.get() },
         keepalive: server.keepalive_in_force(),
         block: block.unwrap_or_else(|| Block::new(&Default::default())),
-        upstream: Some(*upstream),
+        live: Some(Rc::clone(live)),
+        method: Some(live.balancing().method.clone()),
+        url: server.upsync.get().map(Upsync::url),
     }
 }
 
@@ -120,17 +135,54 @@ fn posted(main: &Main, name: &str, server: Option<&Server>) -> Option<Shown> {
             None => main.template_keepalive(),
         },
         block,
-        upstream: Some(upstream),
+        method: Some(posted.live.balancing().method.clone()),
+        live: Some(Rc::clone(&posted.live)),
+        url: None,
     })
 }
 
 impl Shown {
+    /// As the status pages want it.
+    pub fn status(&self) -> status::Upstream {
+        let live = self.live.as_deref();
+        let own = live.and_then(|live| live.checks().asked.as_ref()).map(|asked| &asked.check);
+        let check = self.block.check().or_else(|| own.cloned());
+        let is_open = live.is_some_and(|live| live.upstream().is_open());
+        let method = self.block.method().or_else(|| self.method.clone());
+        let servers = self.block.records().iter().map(|record| {
+            let address = String::from_utf8_lossy(self.block.name(record)).into_owned();
+            let slot = live.map(|live| live.upstream().slot(record.slot));
+            server_status(address, record, slot, check.as_ref(), is_open)
+        });
+        status::Upstream {
+            name: self.name.clone(),
+            source: self.source,
+            method: method.map(|method| method.to_string()).unwrap_or_default(),
+            version: self.version,
+            since: self.since,
+            keepalive: self.keepalive,
+            follow: live.zip(self.url.clone()).map(|(live, url)| follow(live.upstream(), url)),
+            workers: live.map_or_else(Vec::new, |live| {
+                (0..cycle::workers()).map(|worker| live.upstream().version_of(worker)).collect()
+            }),
+            servers: servers.collect(),
+            check: check.map(|check| status::Checking {
+                kind: check.kind,
+                interval: check.interval,
+                rise: check.rise,
+                fall: check.fall,
+                fail_open: check.fail_open,
+                is_open,
+            }),
+        }
+    }
+
     /// As text and JSON want it.
     pub fn view(&self) -> View<'_> {
         let now = ngx_time();
         let records = self.block.records().iter().zip(self.block.servers());
         let servers = records.map(|(record, (address, parameters))| {
-            let slot = self.upstream.as_ref().map(|upstream| upstream.slot(record.slot));
+            let slot = self.live.as_ref().map(|live| live.upstream().slot(record.slot));
             let generation = record.generation;
             let counted = slot.map(|slot| slot.requests_and_failures()).unwrap_or_default();
             ServerView {
@@ -150,7 +202,69 @@ impl Shown {
             since: self.since,
             keepalive: self.keepalive,
             method: self.block.method(),
+            check: self.block.check(),
             servers: servers.collect(),
         }
+    }
+}
+
+fn follow(upstream: &Upstream, url: String) -> status::Follow {
+    let facts = upstream.source_facts();
+    status::Follow {
+        url,
+        index: facts.index,
+        answered: facts.answered,
+        failed: facts.failed,
+        failing: facts.is_failing,
+        applied: facts.applied,
+        refused: facts.refused,
+    }
+}
+
+fn server_status(
+    address: String,
+    record: &Record,
+    slot: Option<&Slot>,
+    check: Option<&Check>,
+    is_open: bool,
+) -> status::Server {
+    let (parameters, generation) = (record.parameters(), record.generation);
+    let checked = slot.zip(check).map(|(slot, check)| checked(slot, generation, check));
+    let unknown = Slot::default();
+    let slot = slot.unwrap_or(&unknown);
+    let mut out = slot.outs(generation, &parameters, ngx_time());
+    out.add_if(checked.is_some_and(|checked| !checked.is_up) && !is_open, Out::Check);
+    let (requests, failures) = slot.requests_and_failures();
+    let (sent, received) = slot.sent_and_received();
+    status::Server {
+        address,
+        parameters,
+        out,
+        connections: slot.connections(generation).unwrap_or(0),
+        fails: slot.fails(generation),
+        requests,
+        failures,
+        responses: slot.responses(),
+        sent,
+        received,
+        header_time: slot.known_average(generation, Moment::Header),
+        response_time: slot.known_average(generation, Moment::LastByte),
+        check: checked,
+    }
+}
+
+fn checked(slot: &Slot, generation: u32, check: &Check) -> status::Checked {
+    let known = slot.health.known(generation);
+    status::Checked {
+        is_up: known.is_up.unwrap_or(!check.default_down),
+        is_default: known.is_up.is_none(),
+        rise: known.rise,
+        fall: known.fall,
+        port: check.port,
+        last: known.last.map(|last| status::Last {
+            at: last.at,
+            took: last.took,
+            failed: last.failed,
+        }),
     }
 }

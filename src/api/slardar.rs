@@ -1,6 +1,7 @@
 //! The JSON that Slardar's clients send and read.
 #![forbid(unsafe_code)]
 
+mod checks;
 mod dialect;
 mod raw;
 mod server;
@@ -17,8 +18,8 @@ pub use status::{StatusFacts, status};
 
 use crate::grammar::body::{KEEPALIVE_MAX, SERVERS_MAX};
 use crate::grammar::method;
-use crate::model::Method;
 use crate::model::body::{Body, Changes, Place, Server};
+use crate::model::{Check, Method};
 
 /// Why a body is refused. The texts begin as Slardar's do; they are printable and bounded.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -42,9 +43,9 @@ pub enum BodyError {
 
 /// Reads the body of `POST /upstream/NAME`: `{"servers":[…]}`, or levels of such objects in
 /// `{"cluster":[…]}` or `{"cluster":{"KEY":…}}`, in the order of the body. The servers of all levels
-/// but the first are `backup`. `keepalive` and `method`, a directive without its semicolon, may stand
-/// beside; other keys are ignored, but for those
-/// of a server. A key that is `null` is one that is not there.
+/// but the first are `backup`. `keepalive`, `method`, a directive without its semicolon, and `check`,
+/// an object, may stand beside; other keys are ignored, but for those of a server and of `check`. A
+/// key that is `null` is one that is not there.
 ///
 /// # Errors
 ///
@@ -58,7 +59,7 @@ pub fn parse(body: &[u8]) -> Result<Body, BodyError> {
         let list = list.ok_or_else(|| empty(level))?;
         add_level(&mut servers, level, list)?;
     }
-    Ok(Body { servers, keepalive, method: chosen(&top, whole)? })
+    Ok(Body { servers, keepalive, method: chosen(&top, whole)?, check: checked(&top, whole)? })
 }
 
 /// Reads one server, as it is in the array `servers` of [`parse`].
@@ -139,6 +140,13 @@ fn chosen(top: &Object<'_>, whole: &RawValue) -> Result<Option<(Place, Method)>,
         return Err(in_method("has no network in \"upsync_lb local\"".to_owned()));
     }
     Ok(Some((raw::place(json, whole), method)))
+}
+
+fn checked(top: &Object<'_>, whole: &RawValue) -> Result<Option<(Place, Check)>, BodyError> {
+    let Some(json) = top.get("check") else { return Ok(None) };
+    let check =
+        checks::check(json).map_err(|reason| BodyError::Body(format!("\"check\": {reason}")))?;
+    Ok(Some((raw::place(json, whole), check)))
 }
 
 fn keepalive(top: &Object<'_>, whole: &RawValue) -> Result<Option<(Place, u32)>, BodyError> {

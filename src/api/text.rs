@@ -25,12 +25,13 @@ pub fn detail(views: &[View<'_>]) -> String {
                 max_fails,
                 fail_timeout,
                 max_conns,
-                down,
+                down: _,
+                critical: _,
                 backup,
                 drain,
                 slow_start,
             } = server.parameters;
-            let (backup, down) = (u8::from(backup), u8::from(down));
+            let (backup, down) = (u8::from(backup), u8::from(server.parameters.is_down()));
             // Writing into a String cannot fail.
             let _ = write!(
                 text,
@@ -78,6 +79,7 @@ mod tests {
             since: 0,
             keepalive: None,
             method: None,
+            check: None,
             servers,
         }
     }
@@ -127,6 +129,13 @@ mod tests {
         assert_eq!(last(slow), Some(" slow_start=500ms\n\n".into()));
         let both = Parameters { drain: true, slow_start: 30_000, ..slow };
         assert_eq!(last(both), Some(" slow_start=30s drain=1\n\n".into()));
+    }
+
+    #[test]
+    fn what_consul_takes_out_is_down() {
+        let critical = Parameters { critical: true, ..Parameters::NGINX };
+        let text = detail(&[view("a", vec![server("[::1]:80", critical)])]);
+        assert!(text.contains(" backup=0 down=1\n"), "{text}");
     }
 
     #[test]

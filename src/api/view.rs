@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use crate::model::{Method, Parameters};
+use crate::model::{Check, Method, Parameters};
 
 /// Who gave an upstream its list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -32,6 +32,8 @@ pub struct View<'a> {
     pub keepalive: Option<u32>,
     /// The method that came with the list.
     pub method: Option<Method>,
+    /// The checks that came with the list.
+    pub check: Option<Check>,
     /// In the order of the list.
     pub servers: Vec<ServerView<'a>>,
 }

@@ -6,8 +6,8 @@ use std::ptr;
 
 use nginx_sys::{
     NGX_CONF_1MORE, NGX_CONF_NOARGS, NGX_CONF_TAKE1, NGX_HTTP_LOC_CONF, NGX_HTTP_LOC_CONF_OFFSET,
-    NGX_HTTP_MAIN_CONF, NGX_HTTP_MAIN_CONF_OFFSET, NGX_HTTP_SRV_CONF_OFFSET, NGX_HTTP_UPS_CONF,
-    ngx_addr_t, ngx_array_push, ngx_command_t, ngx_conf_t, ngx_http_conf_ctx_t,
+    NGX_HTTP_MAIN_CONF, NGX_HTTP_MAIN_CONF_OFFSET, NGX_HTTP_SRV_CONF, NGX_HTTP_SRV_CONF_OFFSET,
+    NGX_HTTP_UPS_CONF, ngx_addr_t, ngx_array_push, ngx_command_t, ngx_conf_t, ngx_http_conf_ctx_t,
     ngx_http_upstream_server_t, ngx_http_upstream_srv_conf_t, ngx_str_t, ngx_uint_t,
 };
 
@@ -21,7 +21,7 @@ use crate::ngx::pool;
 use crate::shm::zone::{SIZE_MAX, SIZE_MIN};
 
 /// How many commands [`commands`] makes.
-pub const COUNT: usize = 7;
+pub const COUNT: usize = 9;
 
 /// The commands for the module's table.
 pub const fn commands() -> [ngx_command_t; COUNT] {
@@ -53,6 +53,18 @@ pub const fn commands() -> [ngx_command_t; COUNT] {
             c"upstream_show",
             NGX_HTTP_LOC_CONF | NGX_CONF_NOARGS,
             crate::api::upstream_show::upstream_show,
+            NGX_HTTP_LOC_CONF_OFFSET,
+        ),
+        command(
+            c"check_status",
+            NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF | NGX_CONF_NOARGS | NGX_CONF_TAKE1,
+            crate::api::status_pages::check_status,
+            NGX_HTTP_LOC_CONF_OFFSET,
+        ),
+        command(
+            c"upsync_status",
+            NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF | NGX_CONF_NOARGS | NGX_CONF_TAKE1,
+            crate::api::status_pages::upsync_status,
             NGX_HTTP_LOC_CONF_OFFSET,
         ),
     ]

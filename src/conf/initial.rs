@@ -159,6 +159,7 @@ fn peers(server: &ngx_http_upstream_server_t, more: Changes) -> Vec<Peer> {
         fail_timeout: at_most(server.fail_timeout.max(0) as usize, COUNT_MAX),
         max_conns: at_most(server.max_conns, COUNT_MAX),
         down: server.down & !DRAINING != 0,
+        critical: false,
         backup: server.backup() != 0,
         drain: server.down & DRAINING != 0,
         slow_start: 0,

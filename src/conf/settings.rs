@@ -13,14 +13,18 @@ use nginx_sys::{
 
 use super::server_line::More;
 use super::upsync::Upsync;
+use crate::api::check_status::Format;
 use crate::api::desk::Desk;
 use crate::api::route::Access;
+use crate::grammar::check::Draft;
+use crate::health::asked::Files;
 use crate::model::method::Lb;
 use crate::model::{Method, Name};
 use crate::module::ngx_http_upsync_module;
 use crate::shm::ledger::Book;
 use crate::shm::zone::Zone;
-use crate::upstream::{Balancing, Live, Names};
+use crate::upstream::{Balancing, Checks, Live, Names};
+use crate::worker::checker::Checker;
 
 /// The largest answer of a source, in bytes, where no `upsync_max_body` says otherwise.
 pub const MAX_BODY: u64 = 32 * 1024 * 1024;
@@ -37,6 +41,8 @@ pub struct Main {
     pub zone_size: Cell<Option<usize>>,
     /// `upsync_max_body`, in bytes.
     pub max_body: Cell<Option<u64>>,
+    /// `check_concurrency`: checks at a time of one worker.
+    pub check_concurrency: Cell<Option<u32>>,
     /// The context of this `http {}`.
     pub context: Cell<Option<NonNull<ngx_http_conf_ctx_t>>>,
     /// The zone, when nginx has mapped it.
@@ -61,6 +67,8 @@ pub struct Main {
     pub names: OnceCell<Names>,
     /// The changes under way in this worker.
     pub desk: OnceCell<Rc<Desk>>,
+    /// What checks servers in this worker.
+    pub checker: RefCell<Option<Rc<Checker>>>,
 }
 
 /// Settings of one `upstream {}`.
@@ -88,6 +96,12 @@ pub struct Server {
     pub has_route: Cell<bool>,
     /// Parameters of `server` lines that nginx lacks.
     pub more: RefCell<Vec<More>>,
+    /// What `check` and its companions have said so far.
+    pub check: RefCell<Draft>,
+    /// The files that they name.
+    pub check_files: RefCell<Files>,
+    /// What they come to, when the block has been read.
+    pub checks: OnceCell<Checks>,
     /// The number in `keepalive`.
     pub keepalive: Cell<Option<u32>>,
     /// `dyups`: the variable whose value names a posted list.
@@ -117,12 +131,14 @@ pub struct Server {
 pub struct Location {
     /// `dyups_interface`.
     pub interface: Cell<Option<Access>>,
+    /// `check_status` or `upsync_status`: how it is written.
+    pub format: Cell<Option<Format>>,
     /// What makes the content: the handler of a directive of ours.
     pub handler: Cell<ngx_http_handler_pt>,
 }
 
-/// An upstream of nginx.conf whose requests we balance in any case: it has `upsync` or `upsync_lb`,
-/// or a method that this nginx lacks.
+/// An upstream of nginx.conf whose requests we balance in any case: it has `upsync`, `upsync_lb`
+/// or `check`, or a method that this nginx lacks.
 #[derive(Clone, Copy)]
 pub struct Managed<'a> {
     /// Its settings here.
@@ -270,6 +286,7 @@ impl Location {
         let core = unsafe { &mut *core_location(cf) };
         if core.noname() != 0 && self.handler.get().is_none() {
             self.interface.set(outer.interface.get());
+            self.format.set(outer.format.get());
             self.handler.set(outer.handler.get());
         }
         if core.lmt_excpt() != 0 && core.handler.is_none() {
@@ -319,7 +336,15 @@ impl Server {
 
     /// Whether requests go by our own balancer in any case.
     pub fn is_managed(&self) -> bool {
-        self.upsync.get().is_some() || self.lb.get().is_some() || self.lacking.get()
+        self.upsync.get().is_some()
+            || self.lb.get().is_some()
+            || self.lacking.get()
+            || self.has_check()
+    }
+
+    /// Whether its servers are checked.
+    pub fn has_check(&self) -> bool {
+        self.checks.get().is_some_and(|checks| checks.asked.is_some())
     }
 
     /// Whether the block says anything about how a server is chosen.

@@ -91,10 +91,11 @@ fn enter(main: &Main, zone: Zone, is_new: bool) -> Result<(), ZoneError> {
         } else {
             managed.server.awaits_commit.set(upstream.origin() != Origin::Source);
         }
-        let _ = managed
-            .server
-            .live
-            .set(Rc::new(Live::configured(upstream, managed.server.balancing())));
+        let _ = managed.server.live.set(Rc::new(Live::configured(
+            upstream,
+            managed.server.balancing(),
+            managed.server.checks.get().cloned().unwrap_or_default(),
+        )));
     }
     Ok(())
 }

@@ -88,6 +88,11 @@ struct Words<'a> {
 }
 
 impl Upsync {
+    /// Where the source is, as it is shown: without arguments, which may hold a token.
+    pub fn url(&self) -> String {
+        format!("{}{}", self.consul, without_arguments(self.query.path()))
+    }
+
     /// Reads the words after `upsync`.
     pub fn parse(address: &str, parameters: &[String]) -> Result<Self, UpsyncError> {
         let words = Words::sort(parameters)?;

@@ -2,19 +2,23 @@
 //! block, read strictly. The first fault refuses all.
 //!
 //! White space and `#` comments stand between words as in nginx's configuration. There are no
-//! quotes, escapes and nested blocks, and no variables but in the key of `hash`.
+//! nested blocks, no quotes and escapes but in `check` and its companions, and no variables but in the
+//! key of `hash`.
 #![forbid(unsafe_code)]
 
 mod block;
+mod checks;
 mod choice;
 mod reader;
 mod refusal;
 
+use super::check;
 use super::method;
 use super::parameter::{self, ParameterError};
 use super::words::Word;
 use crate::model::body::{Body, Changes, Place, Server, Target};
 use crate::model::{Endpoint, Method, Name};
+use checks::Checks;
 use reader::Reader;
 
 pub use block::{parse_upstream, render_upstream};
@@ -26,8 +30,8 @@ pub const SERVERS_MAX: usize = 100_000;
 /// The largest number of `keepalive`.
 pub const KEEPALIVE_MAX: u32 = 65_535;
 
-const DIRECTIVES: &str = "\"server\", \"keepalive\", \"least_conn\", \"ip_hash\", \"hash\", \"random\" or \
-                          \"least_time\"";
+const DIRECTIVES: &str = "\"server\", \"keepalive\", \"least_conn\", \"ip_hash\", \"hash\", \"random\", \
+                          \"least_time\" or \"check\"";
 const PARAMETERS: &str = "weight=N, max_fails=N, fail_timeout=TIME, max_conns=N, slow_start=TIME, \
                           backup, drain or down";
 const CHANGES: &str = "weight=N, max_fails=N, fail_timeout=TIME, max_conns=N, slow_start=TIME, \
@@ -37,12 +41,7 @@ const SEMICOLON_BEFORE: &str = "\";\" before it";
 
 /// Directives of an `upstream` block, nginx's own and those of the modules whose place this one
 /// takes, that cannot be posted.
-const UNAVAILABLE: [&str; 22] = [
-    "check",
-    "check_fastcgi_param",
-    "check_http_expect_alive",
-    "check_http_send",
-    "check_keepalive_requests",
+const UNAVAILABLE: [&str; 17] = [
     "consistent_hash",
     "fair",
     "keepalive_requests",
@@ -62,6 +61,10 @@ const UNAVAILABLE: [&str; 22] = [
     "zone",
 ];
 
+/// Directives that name files of this machine, which are for nginx.conf alone to name.
+const FILES: [&str; 3] =
+    ["check_ssl_certificate", "check_ssl_certificate_key", "check_ssl_trusted_certificate"];
+
 /// Reads the content of an `upstream` block, in any order:
 ///
 /// - `server ADDRESS [weight=N] [max_fails=N] [fail_timeout=TIME] [max_conns=N] [slow_start=TIME]
@@ -71,9 +74,12 @@ const UNAVAILABLE: [&str; 22] = [
 /// - `keepalive N;` with N from 1 to [`KEEPALIVE_MAX`], once at most.
 /// - One directive at most that [`method::read_any`] reads; `upsync_lb local` with networks. Whether the variables in a key exist is not
 ///   known here.
+/// - `check` and its companions, as [`check::Draft::add`] has them. Their words may be in quotes, with
+///   the escapes of nginx's configuration.
 pub fn parse(text: &[u8]) -> Result<Body, Refusal> {
     let mut reader = Reader::new(text);
     let mut body = Body::default();
+    let mut checks = Checks::default();
     while let Some(word) = reader.word()? {
         match word.text {
             "server" if body.servers.len() == SERVERS_MAX => {
@@ -90,9 +96,11 @@ pub fn parse(text: &[u8]) -> Result<Body, Refusal> {
                     return Err(Refusal::of(&word, Reason::NoNetwork));
                 }
             }
+            name if check::is_check(name) => checks.read(&mut reader, &word)?,
             _ => return Err(no_directive(&word, DIRECTIVES)),
         }
     }
+    body.check = checks.finish()?;
     if body.servers.is_empty() {
         return Err(Refusal::at((1, 1), Reason::NoServer));
     }
@@ -185,7 +193,8 @@ fn keepalive(reader: &mut Reader<'_>) -> Result<u32, Refusal> {
 }
 
 fn is_directive(name: &str) -> bool {
-    matches!(name, "server" | "keepalive" | "upsync_lb") || method::is_method(name)
+    let is_other = method::is_method(name) || check::is_check(name);
+    matches!(name, "server" | "keepalive" | "upsync_lb") || is_other
 }
 
 fn no_directive(word: &Word<'_>, expected: &'static str) -> Refusal {
@@ -195,6 +204,7 @@ fn no_directive(word: &Word<'_>, expected: &'static str) -> Refusal {
         name if UNAVAILABLE.contains(&name) => {
             Refusal::of(word, Reason::Unavailable(text, expected))
         }
+        name if FILES.contains(&name) => Refusal::of(word, Reason::File(text)),
         _ => Refusal::of(word, Reason::Unknown(text, expected)),
     }
 }

@@ -109,7 +109,7 @@ pub fn slow_start(text: &str) -> Option<u32> {
 }
 
 /// Digits only, as `ngx_atoi` has it: `parse` alone would take a sign.
-pub(super) fn number(text: &str, max: u32) -> Option<u32> {
+pub fn number(text: &str, max: u32) -> Option<u32> {
     let digits = text.bytes().all(|b| b.is_ascii_digit());
     text.parse().ok().filter(|&number| digits && number <= max)
 }

@@ -77,7 +77,8 @@ impl<A: fmt::Display> fmt::Display for Line<A> {
             max_fails,
             fail_timeout,
             max_conns,
-            down,
+            down: _,
+            critical: _,
             backup,
             drain,
             slow_start,
@@ -92,7 +93,7 @@ impl<A: fmt::Display> fmt::Display for Line<A> {
         }
         f.write_str(if backup { " backup" } else { "" })?;
         f.write_str(if drain { " drain" } else { "" })?;
-        f.write_str(if down { " down;" } else { ";" })
+        f.write_str(if self.parameters.is_down() { " down;" } else { ";" })
     }
 }
 
@@ -222,6 +223,24 @@ mod tests {
     }
 
     #[test]
+    fn what_consul_takes_out_is_down_in_texts() {
+        for (down, critical, end) in [
+            (false, false, ";"),
+            (true, false, " down;"),
+            (false, true, " down;"),
+            (true, true, " down;"),
+        ] {
+            let parameters = Parameters { down, critical, ..Parameters::CONSUL };
+            let text = format!("server [::1]:80 weight=1 max_fails=2 fail_timeout=10s{end}");
+            assert_eq!(Line::new("[::1]:80", parameters).to_string(), text);
+            let dump = render_dump(&List::new([peer("[::1]:80", parameters)]));
+            assert_eq!(dump, format!("{text}\n"));
+            let down = Parameters { down: end != ";", critical: false, ..parameters };
+            assert_eq!(parse(dump.as_bytes()).0.peers(), [peer("[::1]:80", down)], "read back");
+        }
+    }
+
+    #[test]
     fn weight_0_is_down_in_the_dump_and_itself_in_the_show() {
         let list = List::new([peer("[::1]:80", Parameters { weight: 0, ..Parameters::CONSUL })]);
         let rest = "max_fails=2 fail_timeout=10s";
@@ -282,7 +301,8 @@ mod tests {
             slow_start in 0..=COUNT_MAX,
         ) -> Peer {
             let parameters = Parameters {
-                weight, max_fails, fail_timeout, max_conns, down, backup, drain, slow_start,
+                weight, max_fails, fail_timeout, max_conns, down, critical: false, backup, drain,
+                slow_start,
             };
             Peer { address, parameters }
         }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::{Endpoint, Method, Name, Parameters};
+use super::{Check, Endpoint, Method, Name, Parameters};
 
 /// Where in a body something stands, for messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +58,7 @@ impl Changes {
             fail_timeout: self.fail_timeout.unwrap_or(to.fail_timeout),
             max_conns: self.max_conns.unwrap_or(to.max_conns),
             down: self.down.unwrap_or(to.down),
+            critical: to.critical,
             backup: self.backup.unwrap_or(to.backup),
             drain: self.drain.unwrap_or(to.drain),
             slow_start: self.slow_start.unwrap_or(to.slow_start),
@@ -99,4 +100,6 @@ pub struct Body {
     pub keepalive: Option<(Place, u32)>,
     /// Where a balancing method stands and which, if one was there.
     pub method: Option<(Place, Method)>,
+    /// Where `check` stands and what it says with its companions, if it was there.
+    pub check: Option<(Place, Check)>,
 }

@@ -3,8 +3,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::sync::Arc;
 
-use super::{Address, Method};
+use super::{Address, Check, Method};
 
 /// The largest `weight`, as Consul's own weights have it.
 pub const WEIGHT_MAX: u32 = 65_535;
@@ -25,6 +26,8 @@ pub struct Parameters {
     pub max_conns: u32,
     /// Marked unavailable by the operator.
     pub down: bool,
+    /// Consul's own checks say that the server is not well.
+    pub critical: bool,
     /// Used when no other server is available.
     pub backup: bool,
     /// Takes none but requests that are bound to it, as by nginx's `sticky`.
@@ -43,6 +46,7 @@ impl Parameters {
         fail_timeout: 10,
         max_conns: 0,
         down: false,
+        critical: false,
         backup: false,
         drain: false,
         slow_start: 0,
@@ -50,6 +54,18 @@ impl Parameters {
 
     /// The defaults of nginx's `server` directive (`ngx_http_upstream_module`).
     pub const NGINX: Self = Self { max_fails: 1, ..Self::CONSUL };
+
+    /// Whether the operator or Consul keeps requests away from the server. Texts that do not tell
+    /// them apart, as those of the modules whose place this one takes, have `down` for either.
+    pub fn is_down(&self) -> bool {
+        self.down || self.critical
+    }
+
+    /// The same in a list that does not follow Consul: what its checks said last is for the operator
+    /// to change.
+    pub fn unfollowed(self) -> Self {
+        Self { down: self.is_down(), critical: false, ..self }
+    }
 }
 
 /// One server at one address.
@@ -67,6 +83,8 @@ pub struct List {
     peers: Vec<Peer>,
     /// How the upstream chooses a server, if the list came with a method of its own.
     method: Option<Method>,
+    /// How its servers are checked, if the list came with checks of its own.
+    check: Option<Arc<Check>>,
 }
 
 /// How many servers two lists tell apart.
@@ -85,7 +103,7 @@ impl List {
     pub fn new(peers: impl IntoIterator<Item = Peer>) -> Self {
         let mut seen = HashSet::new();
         let peers = peers.into_iter().filter(|peer| seen.insert(peer.address.clone())).collect();
-        Self { peers, method: None }
+        Self { peers, method: None, check: None }
     }
 
     /// The list after `answer`, which holds all servers there are in the order of the source.
@@ -104,7 +122,7 @@ impl List {
         }
         peers.reverse();
         peers.extend(kept.into_iter().flatten());
-        Self { peers, method: answer.method }
+        Self { peers, method: answer.method, check: answer.check }
     }
 
     /// What changed from `self` to `later`, whatever the order.
@@ -132,6 +150,21 @@ impl List {
     /// The method that the list came with.
     pub fn method(&self) -> Option<&Method> {
         self.method.as_ref()
+    }
+
+    /// The list with these checks instead of those it had.
+    pub fn with_check(self, check: Option<Arc<Check>>) -> Self {
+        Self { check, ..self }
+    }
+
+    /// The checks that the list came with.
+    pub fn check(&self) -> Option<&Arc<Check>> {
+        self.check.as_ref()
+    }
+
+    /// The list with the method and the checks of another.
+    pub fn with_ways_of(self, other: &Self) -> Self {
+        Self { method: other.method.clone(), check: other.check.clone(), ..self }
     }
 
     /// The servers, the newest first.
@@ -214,6 +247,28 @@ mod tests {
     }
 
     #[test]
+    fn consuls_verdict_is_a_change_of_its_own() {
+        let of = |down, critical| {
+            let parameters = Parameters { down, critical, ..Parameters::CONSUL };
+            List::new([Peer { parameters, ..peer("a") }])
+        };
+        let changed = |before: List, after| before.difference(&after).changed;
+        assert_eq!(changed(of(false, false), of(false, true)), 1);
+        assert_eq!(changed(of(true, false), of(false, true)), 1);
+        assert_eq!(changed(of(true, true), of(true, true)), 0);
+    }
+
+    #[test]
+    fn without_consul_its_last_verdict_is_the_operators() {
+        for (down, critical) in [(false, false), (true, false), (false, true), (true, true)] {
+            let parameters = Parameters { down, critical, ..Parameters::CONSUL };
+            let unfollowed = parameters.unfollowed();
+            assert_eq!((unfollowed.down, unfollowed.critical), (down || critical, false));
+            assert_eq!(parameters.is_down(), unfollowed.is_down());
+        }
+    }
+
+    #[test]
     fn difference_counts_servers_not_places() {
         let before = list("a b c");
         assert!(before.difference(&list("c b a")).is_none());
@@ -228,6 +283,19 @@ mod tests {
         assert_eq!(hashed.after(list("a b")).method(), None);
         assert_eq!(list("a b").after(hashed.clone()).method(), Some(&Method::IpHash));
         assert_eq!(hashed.with_method(None), list("a"));
+    }
+
+    #[test]
+    fn checks_go_with_their_list() {
+        let check = Some(Arc::new(Check::default()));
+        let checked = list("a").with_check(check.clone());
+        assert_eq!(checked.check(), check.as_ref());
+        assert_eq!(checked.after(list("a b")).check(), None);
+        assert_eq!(list("a b").after(checked.clone()).check(), check.as_ref());
+        let both = checked.clone().with_method(Some(Method::IpHash));
+        assert_eq!(list("a").with_ways_of(&both), both);
+        assert_eq!(both.with_ways_of(&list("b")), list("a"));
+        assert_eq!(checked.with_check(None), list("a"));
     }
 
     fn any_list() -> impl Strategy<Value = List> {

@@ -1,6 +1,7 @@
 //! How an upstream gets our `peer.init`, and which list a request then gets.
 
 use std::ffi::CStr;
+use std::ptr;
 use std::rc::Rc;
 
 use nginx_sys::{
@@ -8,6 +9,7 @@ use nginx_sys::{
     ngx_http_upstream_init_round_robin, ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_str_t,
 };
 
+use super::variables;
 use crate::conf::chosen::chosen;
 use crate::conf::settings::{Main, Server};
 use crate::conf::{balancer, directives};
@@ -17,7 +19,7 @@ use crate::upstream::names::Posted;
 use crate::upstream::peer;
 
 /// The `upstream {}` blocks as nginx has them, to be changed while the configuration is read.
-fn blocks(main: &Main) -> impl Iterator<Item = (*mut ngx_http_upstream_srv_conf_t, &Server)> {
+pub fn blocks(main: &Main) -> impl Iterator<Item = (*mut ngx_http_upstream_srv_conf_t, &Server)> {
     main.pointers().iter().filter_map(|&upstream| {
         // SAFETY: nginx's array holds pointers to upstreams that live as the settings do.
         Some((upstream, Server::of(unsafe { &*upstream })?))
@@ -51,8 +53,13 @@ pub unsafe fn hook_all(cf: *mut ngx_conf_t, main: &Main) -> bool {
 ///
 /// # Safety
 ///
-/// As of [`hook_all`], with one of its upstreams.
-unsafe fn refuse(cf: *mut ngx_conf_t, upstream: *mut ngx_http_upstream_srv_conf_t, reason: &str) {
+/// Called while `init_main_conf` or `postconfiguration` of ours runs, with its argument and one of
+/// the upstreams of a block.
+pub unsafe fn refuse(
+    cf: *mut ngx_conf_t,
+    upstream: *mut ngx_http_upstream_srv_conf_t,
+    reason: &str,
+) {
     // SAFETY: an upstream of a block has its name and where that stands; the caller's `cf` has a log.
     unsafe {
         let (name, line) = (&(*upstream).host, (*upstream).line);
@@ -94,13 +101,13 @@ unsafe fn choose(
     }
 }
 
-const NOT_OURS: &str = "\"slow_start\" and \"drain\" in \"server\" are for upstreams with \"upsync\" or \"upsync_lb\", expected one of these";
+const NOT_OURS: &str = "\"slow_start\" and \"drain\" in \"server\" are for upstreams with \"upsync\", \"upsync_lb\" or \"check\", expected one of these";
 
-const NO_ROUTE: &str = "\"route\" in \"server\" cannot be used with \"upsync\" and \"upsync_lb\", expected \"sticky\" by a server's address";
+const NO_ROUTE: &str = "\"route\" in \"server\" cannot be used with \"upsync\", \"upsync_lb\" and \"check\", expected \"sticky\" by a server's address";
 
 fn foreign(module: &str) -> String {
     format!(
-        "a balancing directive of {module} stands in the block, expected one of nginx's own beside \"upsync\" and \"upsync_lb\""
+        "a balancing directive of {module} stands in the block, expected one of nginx's own beside \"upsync\", \"upsync_lb\" and \"check\""
     )
 }
 
@@ -166,13 +173,35 @@ unsafe fn take_over(upstream: *mut ngx_http_upstream_srv_conf_t, server: &Server
     server.initialized.set(true);
 }
 
-/// `peer.init`: finds the list that the request is for.
+/// `peer.init`: finds the list that the request is for, and notes for our variables what it chose.
 unsafe extern "C" fn init_peer(
     request: *mut ngx_http_request_t,
     nginx: *mut ngx_http_upstream_srv_conf_t,
 ) -> ngx_int_t {
-    // SAFETY: nginx calls it with a request and the upstream it goes to.
+    // SAFETY: nginx calls it with a request and the upstream it goes to. A request has room for a
+    // context of each http module; this one goes with its pool.
     guarded(NGX_ERROR as ngx_int_t, || unsafe {
+        *variables::context(request) = ptr::null_mut();
+        let result = pin(request, nginx);
+        let peer = &raw const (*(*request).upstream).peer;
+        if result == NGX_OK as ngx_int_t && peer::is_ours(&*peer) {
+            *variables::context(request) = (*peer).data;
+        }
+        result
+    })
+}
+
+/// Has the request go by the list that it is for, or by nginx's own.
+///
+/// # Safety
+///
+/// As of [`init_peer`].
+unsafe fn pin(
+    request: *mut ngx_http_request_t,
+    nginx: *mut ngx_http_upstream_srv_conf_t,
+) -> ngx_int_t {
+    // SAFETY: the caller's word.
+    unsafe {
         let Some(server) = Server::of(&*nginx) else {
             return NGX_ERROR as ngx_int_t;
         };
@@ -192,7 +221,7 @@ unsafe extern "C" fn init_peer(
             return peer::init(request, nginx, Rc::clone(live), None);
         }
         server.inner.get().map_or(NGX_ERROR as ngx_int_t, |inner| inner(request, nginx))
-    })
+    }
 }
 
 /// The list that was posted for the name that the request has, or else for the upstream itself.

@@ -3,13 +3,15 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::grammar;
-use crate::model::{Address, Endpoint, List, Method, Parameters, Peer};
+use crate::model::{Address, Check, Endpoint, List, Method, Parameters, Peer};
 
 const DOWN: u32 = 1;
 const BACKUP: u32 = 2;
 const DRAIN: u32 = 4;
+const CRITICAL: u32 = 8;
 
 /// The start of a block.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +24,9 @@ struct Head {
     /// The text of the method that came with the list, and its bytes; 0 if none did.
     method: u32,
     method_len: u32,
+    /// The same of the checks that came with it.
+    check: u32,
+    check_len: u32,
 }
 
 /// One server of a block. Places are bytes from the block's start.
@@ -53,6 +58,7 @@ impl Record {
             fail_timeout: self.fail_timeout,
             max_conns: self.max_conns,
             down: self.flags & DOWN != 0,
+            critical: self.flags & CRITICAL != 0,
             backup: self.flags & BACKUP != 0,
             drain: self.flags & DRAIN != 0,
             slow_start: self.slow_start,
@@ -72,6 +78,7 @@ impl Record {
             max_conns: parameters.max_conns,
             flags: [
                 (parameters.down, DOWN),
+                (parameters.critical, CRITICAL),
                 (parameters.backup, BACKUP),
                 (parameters.drain, DRAIN),
             ]
@@ -105,9 +112,12 @@ impl Block {
             (record.name, record.name_len) = append(start, &mut tail, put_name);
             records.push(record);
         }
-        let text = list.method().map(Method::to_string).unwrap_or_default();
+        let mut append_text =
+            |text: String| append(start, &mut tail, |tail| tail.extend_from_slice(text.as_bytes()));
         let (method, method_len) =
-            append(start, &mut tail, |tail| tail.extend_from_slice(text.as_bytes()));
+            append_text(list.method().map(Method::to_string).unwrap_or_default());
+        let (check, check_len) =
+            append_text(list.check().map(|check| grammar::check::text(check)).unwrap_or_default());
         tail.resize(tail.len().next_multiple_of(8), 0);
         let size = start + tail.len();
         let mut block = Self(vec![0; size / 8].into_boxed_slice());
@@ -115,7 +125,9 @@ impl Block {
         bytes[..8].copy_from_slice(&(size as u64).to_ne_bytes());
         bytes[8..16].copy_from_slice(&(list.len() as u64).to_ne_bytes());
         bytes[16..20].copy_from_slice(&method.to_ne_bytes());
-        bytes[20..HEAD].copy_from_slice(&method_len.to_ne_bytes());
+        bytes[20..24].copy_from_slice(&method_len.to_ne_bytes());
+        bytes[24..28].copy_from_slice(&check.to_ne_bytes());
+        bytes[28..HEAD].copy_from_slice(&check_len.to_ne_bytes());
         bytes[start..].copy_from_slice(&tail);
         block.records_mut().copy_from_slice(&records);
         block
@@ -181,8 +193,27 @@ impl Block {
         self.method_text() == other.method_text()
     }
 
+    /// The checks that came with the list.
+    pub fn check(&self) -> Option<Check> {
+        grammar::check::parse(std::str::from_utf8(self.check_text()).ok()?)
+    }
+
+    /// Whether two lists came with the same checks, or both with none.
+    pub fn has_check_of(&self, other: &Self) -> bool {
+        self.check_text() == other.check_text()
+    }
+
     fn method_text(&self) -> &[u8] {
-        let [a, b, c, d, e, f, g, h] = self.0[2].to_ne_bytes();
+        self.text(2)
+    }
+
+    fn check_text(&self) -> &[u8] {
+        self.text(3)
+    }
+
+    /// The text whose place and length are this word of the head.
+    fn text(&self, word: usize) -> &[u8] {
+        let [a, b, c, d, e, f, g, h] = self.0[word].to_ne_bytes();
         self.part(u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]))
     }
 
@@ -195,7 +226,7 @@ impl Block {
                     _ => None,
                 }
             }));
-        list.with_method(self.method())
+        list.with_method(self.method()).with_check(self.check().map(Arc::new))
     }
 
     fn part(&self, from: u32, len: u32) -> &[u8] {
@@ -266,6 +297,7 @@ mod tests {
             fail_timeout: 99,
             max_conns: 3,
             down: true,
+            critical: true,
             backup: true,
             drain: true,
             slow_start: 30_000,
@@ -277,12 +309,32 @@ mod tests {
             peer("unix:/run/a.sock", Parameters::CONSUL),
         ])
         .with_method(Some(method))
+        .with_check(Some(Arc::new(check())))
+    }
+
+    fn check() -> Check {
+        Check {
+            send: Some("GET /\"\\ HTTP/1.0\r\n\r\n".to_owned()),
+            port: Some(81),
+            ..Check::default()
+        }
     }
 
     #[test]
     fn a_list_comes_back_as_it_was() {
         assert_eq!(Block::new(&sample()).list(), sample());
         assert_eq!(Block::new(&List::default()).list(), List::default());
+    }
+
+    #[test]
+    fn a_list_has_the_check_it_came_with() {
+        let block = Block::new(&sample());
+        let without = Block::new(&sample().with_check(None));
+        let other = Block::new(&sample().with_check(Some(Arc::new(Check::default()))));
+        assert_eq!((block.check(), without.check()), (Some(check()), None));
+        assert!(block.has_check_of(&Block::new(&sample())) && without.has_check_of(&without));
+        assert!(!block.has_check_of(&without) && !block.has_check_of(&other));
+        assert!(block.has_method_of(&without));
     }
 
     #[test]

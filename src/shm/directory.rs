@@ -6,6 +6,7 @@ use super::block::Block;
 use super::layout::{BUCKETS, Entry, Header, NAME_ROOM};
 use super::recover::lock_to_write;
 use super::slot::Slot;
+use super::source::Facts;
 use super::zone::{Full, Locked, Zone};
 
 /// Where a list in force came from.
@@ -79,6 +80,30 @@ impl Upstream {
     /// Whether its name has lost the entry. Certain only under the lock.
     pub fn is_gone(&self) -> bool {
         self.entry().generation.load(Acquire) != self.generation
+    }
+
+    /// Says that a worker goes by the list in force.
+    pub fn note_version(&self, worker: u64) {
+        if let Some(version) = self.entry().versions.get(worker as usize) {
+            version.store(self.version().wrapping_add(1), Relaxed);
+        }
+    }
+
+    /// The version of the list by which a worker last sent a request; none if it sent none, or if
+    /// it is not one of the first [`super::layout::WORKERS_KNOWN`].
+    pub fn version_of(&self, worker: usize) -> Option<u32> {
+        self.entry().versions.get(worker)?.load(Relaxed).checked_sub(1)
+    }
+
+    /// Whether so many servers would be out that the verdicts of checks are ignored.
+    #[inline]
+    pub fn is_open(&self) -> bool {
+        self.entry().open.load(Relaxed) != 0
+    }
+
+    /// Says so; whether it was otherwise.
+    pub fn set_open(&self, is_open: bool) -> bool {
+        self.entry().open.swap(u32::from(is_open), Relaxed) != u32::from(is_open)
     }
 
     /// Names the list in force. It is another number after every change.
@@ -256,9 +281,12 @@ pub(super) fn take_entry(locked: &Locked, name: &[u8]) -> Option<Upstream> {
     for number in [&entry.since, &entry.followed] {
         number.store(0, Relaxed);
     }
+    entry.source.put(&Facts::default());
     for turn in [&entry.turn, &entry.backup_turn, &entry.retry_turn] {
         turn.0.store(0, Relaxed);
     }
+    entry.open.store(0, Relaxed);
+    entry.versions.iter().for_each(|version| version.store(0, Relaxed));
     Some(taken)
 }
 

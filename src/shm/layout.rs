@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
 pub const MAGIC: u64 = u64::from_le_bytes(*b"upsync\0\0");
 
 /// The layout this module reads and writes.
-pub const LAYOUT: u64 = 3;
+pub const LAYOUT: u64 = 4;
 
 /// Lists of entries, chosen by a hash of the name.
 pub const BUCKETS: usize = 1024;
@@ -16,7 +16,13 @@ pub const BUCKETS: usize = 1024;
 pub const NAME_ROOM: usize = 256;
 
 /// The fewest slots in a chunk, which is then within one page of 4 KiB with its head.
-pub const CHUNK_SLOTS_MIN: u64 = 31;
+pub const CHUNK_SLOTS_MIN: u64 = 15;
+
+/// Workers whose versions an entry knows; of more, the first.
+pub const WORKERS_KNOWN: usize = 64;
+
+/// Words for the text of a source's last error.
+pub const ERROR_WORDS: usize = 16;
 
 /// Connections that a page of a ledger notes: one page of 4 KiB with its head.
 pub const LEDGER_CELLS: usize = 511;
@@ -95,6 +101,12 @@ pub struct Entry {
     pub name_room: u32,
     /// Not 0 if a bucket has the entry. Used by recovery, under the zone's lock only.
     pub mark: AtomicU32,
+    /// How following its source goes.
+    pub source: SourceFacts,
+    /// Not 0 while so many servers would be out that the verdicts of checks are ignored.
+    pub open: AtomicU32,
+    /// The version by which each worker last sent a request, plus 1; 0 is none.
+    pub versions: [AtomicU32; WORKERS_KNOWN],
     /// Tickets of the rotation of primary servers, apart from what is only read.
     pub turn: Turn,
     /// Tickets of the rotation of backup servers.
@@ -102,6 +114,28 @@ pub struct Entry {
     /// Tickets for requests that try another server, of either. With those of first attempts they
     /// would fall into step: each retry would take the turn of a good server from a request.
     pub retry_turn: Turn,
+}
+
+/// How following the source of an upstream goes. Moments are milliseconds since 1970; 0 is never.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct SourceFacts {
+    /// Consul's index of the last answer that was used; 0 is none.
+    pub index: AtomicU64,
+    /// When it last answered.
+    pub answered: AtomicU64,
+    /// When a question last failed or brought nothing usable.
+    pub failed: AtomicU64,
+    /// Changes that were put in force.
+    pub applied: AtomicU64,
+    /// Answers of which nothing was.
+    pub refused: AtomicU64,
+    /// Not 0 if the last question failed.
+    pub failing: AtomicU32,
+    /// Bytes of `error`. Used under the zone's lock only.
+    pub error_len: AtomicU32,
+    /// What was wrong when `failed` was set, in UTF-8. Used under the zone's lock only.
+    pub error: [AtomicU64; ERROR_WORDS],
 }
 
 /// A counter on a cache line of its own.
@@ -136,6 +170,10 @@ pub struct Ledger {
     pub next: AtomicU64,
     /// The process that writes it; 0 is none.
     pub pid: AtomicI32,
+    /// Its number among the workers of its configuration.
+    pub worker: AtomicU32,
+    /// Its configuration.
+    pub cycle: AtomicU64,
     /// The first [`LedgerPage`].
     pub pages: AtomicU64,
 }

@@ -45,8 +45,13 @@ pub struct Held {
 
 impl Book {
     /// Opens a ledger for this process, and gives back what workers held that are no more: those
-    /// that `is_alive` denies, and one that had this process's id before it.
-    pub fn open(zone: Zone, pid: i32, is_alive: impl Fn(i32) -> bool) -> Result<Self, Full> {
+    /// that `is_alive` denies, and one that had this process's id before it. `worker` is the number
+    /// of this one in its configuration, `cycle` the configuration's.
+    pub fn open(
+        zone: Zone,
+        (pid, worker, cycle): (i32, u64, u64),
+        is_alive: impl Fn(i32) -> bool,
+    ) -> Result<Self, Full> {
         let locked = lock_to_write(&zone);
         free_all(&zone, |owner| owner == pid || !is_alive(owner));
         let unused = offsets(&zone).find(|&at| ledger(&zone, at).pid.load(Relaxed) == 0);
@@ -55,6 +60,8 @@ impl Book {
             None => add_ledger(&locked, zone.header())?,
         };
         let ours = ledger(&zone, at);
+        ours.worker.store(worker as u32, Relaxed);
+        ours.cycle.store(cycle, Relaxed);
         ours.pid.store(pid, Relaxed);
         let free = pages(&zone, ours).flat_map(cells_of).collect();
         Ok(Self { ledger: Some(at), free: RefCell::new(free), ..Self::without(zone) })
@@ -141,6 +148,16 @@ impl Drop for Held {
         self.book.slot(self.slot).disconnect(self.generation);
         self.book.strike_out(self.cell);
     }
+}
+
+/// The process of a worker of the configuration in force, by its number; none if it has none just now,
+/// or the zone was full.
+pub fn process_of(zone: &Zone, worker: usize) -> Option<i32> {
+    let cycle = zone.cycle();
+    let is_it = |ledger: &&Ledger| {
+        ledger.worker.load(Relaxed) as usize == worker && ledger.cycle.load(Relaxed) == cycle
+    };
+    all(zone).filter(is_it).map(|ledger| ledger.pid.load(Relaxed)).find(|&pid| pid != 0)
 }
 
 /// The ledgers of a zone, those of nobody included.

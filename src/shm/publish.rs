@@ -88,6 +88,7 @@ impl Upstream {
         for (our, their) in ours.records().iter().zip(theirs.records()) {
             self.slot(our.slot).copy_from(other.slot(their.slot));
         }
+        self.copy_source(other);
         let (ours, theirs) = (self.entry(), other.entry());
         for (to, from) in [(&ours.since, &theirs.since), (&ours.followed, &theirs.followed)] {
             to.store(from.load(Relaxed), Relaxed);
@@ -127,11 +128,11 @@ pub(super) struct Exchange {
     /// Slots of servers that leave.
     leaving: Vec<u64>,
     pub(super) difference: Difference,
-    /// The same servers in another order, or with another method.
+    /// The same servers in another order, or with another method or other checks.
     reordered: bool,
     /// There were servers before: those that join take their shares slowly.
     joins: bool,
-    /// Slots of servers that were `down` and are not any more.
+    /// Slots of servers that were down and are not any more.
     returning: Vec<u64>,
 }
 
@@ -155,7 +156,7 @@ impl Exchange {
     /// Most changes touch few servers of many: what is the same at the start and at the end of
     /// both lists needs no look-up.
     fn compare(&mut self, old: &Block) {
-        self.reordered = !self.block.has_method_of(old);
+        self.reordered = !self.block.has_method_of(old) || !self.block.has_check_of(old);
         self.joins = !old.records().is_empty();
         let (new_len, old_len) = (self.block.records().len(), old.records().len());
         let is_same = |block: &Block, new: usize, was: usize| {
@@ -194,7 +195,7 @@ impl Exchange {
         let (was, is) = (stays.parameters(), record.parameters());
         self.difference.changed += usize::from(was != is);
         record.adopt(stays);
-        if was.down && !is.down {
+        if was.is_down() && !is.is_down() {
             self.returning.push(record.slot);
         }
     }

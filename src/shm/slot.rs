@@ -6,8 +6,9 @@
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
-use crate::model::Parameters;
+use super::health::Health;
 use crate::model::method::Moment;
+use crate::model::{Out, Outs, Parameters};
 
 /// Units of a millisecond in which averages are kept.
 const AVERAGE_UNIT: u64 = 64;
@@ -25,12 +26,12 @@ const TIME_STEP: u64 = 20;
 /// A counter and the generation it belongs to, changed as one.
 #[derive(Debug, Default)]
 #[repr(transparent)]
-struct Count(AtomicU64);
+pub(super) struct Count(AtomicU64);
 
 impl Count {
     /// Changes the counter by `change` if the generation is still the one given and `change`
     /// gives a number.
-    fn update(&self, generation: u32, change: impl Fn(u32) -> Option<u32>) -> bool {
+    pub(super) fn update(&self, generation: u32, change: impl Fn(u32) -> Option<u32>) -> bool {
         self.0
             .fetch_update(Relaxed, Relaxed, |word| {
                 let counter =
@@ -41,13 +42,19 @@ impl Count {
     }
 
     /// The counter, if the generation is still the one given.
-    fn get(&self, generation: u32) -> Option<u32> {
+    #[inline]
+    pub(super) fn get(&self, generation: u32) -> Option<u32> {
         let word = self.0.load(Relaxed);
         (generation_of(word) == generation).then_some(word as u32)
     }
 
-    fn begin(&self, generation: u32) {
+    pub(super) fn begin(&self, generation: u32) {
         self.0.store(join(generation, 0), Relaxed);
+    }
+
+    /// Takes over another's counter, for a generation of its own.
+    pub(super) fn copy_from(&self, other: &Self, generation: u32) {
+        self.0.store(join(generation, other.0.load(Relaxed) as u32), Relaxed);
     }
 }
 
@@ -87,8 +94,12 @@ pub struct Slot {
     timed: AtomicI64,
     /// Since when the server's share grows, in milliseconds of the monotonic clock; 0 is always.
     grows_since: AtomicU64,
-    /// Room for what is yet to come, so that a slot stays two cache lines.
-    _spare: [AtomicU64; 4],
+    /// Bytes sent to the server and received from it.
+    bytes: [AtomicU64; 2],
+    /// Answers by the class of their status, 1xx to 5xx.
+    responses: [AtomicU64; 5],
+    /// What checks of the server came to.
+    pub health: Health,
 }
 
 /// What became of an attempt that failed.
@@ -211,6 +222,46 @@ impl Slot {
         ((grown << 32) / whole).max((1 << 32) / 100)
     }
 
+    /// Counts what went over the connection of an attempt, and the answer's status, if there was one.
+    #[inline]
+    pub fn answered(&self, status: Option<u16>, sent: u64, received: u64) {
+        self.bytes[0].fetch_add(sent, Relaxed);
+        self.bytes[1].fetch_add(received, Relaxed);
+        let class = status.and_then(|status| usize::from(status / 100).checked_sub(1));
+        if let Some(counter) = class.and_then(|class| self.responses.get(class)) {
+            counter.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Answers by the class of their status, 1xx to 5xx.
+    pub fn responses(&self) -> [u64; 5] {
+        self.responses.each_ref().map(|counter| counter.load(Relaxed))
+    }
+
+    /// Bytes sent to the server, and received from it.
+    pub fn sent_and_received(&self) -> (u64, u64) {
+        let [sent, received] = self.bytes.each_ref().map(|counter| counter.load(Relaxed));
+        (sent, received)
+    }
+
+    /// The average time of answers up to a moment, in milliseconds, if there were any.
+    pub fn known_average(&self, generation: u32, moment: Moment) -> Option<u64> {
+        let is_known = self.timed.load(Relaxed) != 0;
+        is_known.then(|| self.average(generation, moment))
+    }
+
+    /// Who keeps requests away now. A verdict of checks counts unless the caller ignores it.
+    pub fn outs(&self, generation: u32, parameters: &Parameters, now: i64) -> Outs {
+        let mut outs = Outs::default();
+        outs.add_if(parameters.down, Out::Down);
+        outs.add_if(parameters.drain, Out::Drain);
+        outs.add_if(parameters.weight == 0, Out::NoWeight);
+        outs.add_if(parameters.critical, Out::Consul);
+        outs.add_if(self.is_out(generation, parameters, now), Out::MaxFails);
+        outs.add_if(!self.has_room(generation, parameters), Out::MaxConns);
+        outs
+    }
+
     /// Counts the times of a good answer, in milliseconds, at `now` in seconds. What came without
     /// a header, as of a protocol that has none, has no time of one.
     pub fn timed(&self, generation: u32, header: Option<u64>, response: u64, now: i64) {
@@ -280,6 +331,10 @@ impl Slot {
         for counter in [&self.requests, &self.failures, &self.grows_since] {
             counter.store(0, Relaxed);
         }
+        for counter in self.bytes.iter().chain(&self.responses) {
+            counter.store(0, Relaxed);
+        }
+        self.health.begin(next);
         self.connections.begin(next);
     }
 
@@ -291,7 +346,7 @@ impl Slot {
             (&self.header_time, &other.header_time),
             (&self.response_time, &other.response_time),
         ] {
-            to.0.store(join(self.generation(), from.0.load(Relaxed) as u32), Relaxed);
+            to.copy_from(from, self.generation());
         }
         for (to, from) in [
             (&self.accessed, &other.accessed),
@@ -307,6 +362,11 @@ impl Slot {
         ] {
             to.store(from.load(Relaxed), Relaxed);
         }
+        let counters = self.bytes.iter().chain(&self.responses);
+        for (to, from) in counters.zip(other.bytes.iter().chain(&other.responses)) {
+            to.store(from.load(Relaxed), Relaxed);
+        }
+        self.health.copy_from(&other.health, self.generation());
     }
 }
 
@@ -318,8 +378,8 @@ mod tests {
         Parameters { max_fails: 2, fail_timeout: 10, ..Parameters::NGINX };
 
     #[test]
-    fn one_slot_is_two_cache_lines() {
-        assert_eq!(std::mem::size_of::<Slot>(), 128);
+    fn one_slot_is_four_cache_lines() {
+        assert_eq!(std::mem::size_of::<Slot>(), 256);
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod catalog;
 mod elements;
 mod kv;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -156,6 +157,22 @@ impl Query {
         request
     }
 
+    /// A text from whoever answered, with `***` for the token that the arguments may hold: one that
+    /// is no Consul may say what it was asked for. The text may end within the token.
+    pub fn masked(&self, text: &str) -> String {
+        let arguments = self.arguments.split('&').filter_map(|a| a.strip_prefix("token="));
+        let tokens = arguments.filter(|token| !token.is_empty());
+        let both = tokens.flat_map(|token| {
+            [token.into(), percent_decode_str(token).decode_utf8_lossy()] as [Cow<'_, str>; 2]
+        });
+        both.fold(text.to_owned(), |text, token| {
+            let text = text.replace(&*token, MASK);
+            let starts = (TOKEN_TOLD_MAX + 1..token.len()).rev().filter_map(|end| token.get(..end));
+            let cut = starts.filter_map(|start| text.strip_suffix(start)).next();
+            cut.map(|rest| format!("{rest}{MASK}")).unwrap_or(text)
+        })
+    }
+
     /// Reads the answer, an array of entries. A bad entry carries its fault and hides no other;
     /// of those without an address no more than [`BAD_MAX`] are told. The folders of a KV answer
     /// are left out.
@@ -172,10 +189,17 @@ impl Query {
             bad += usize::from(entry.as_ref().is_some_and(|entry| entry.endpoint.is_err()));
             entries.extend(entry.filter(|entry| entry.endpoint.is_ok() || bad <= BAD_MAX));
         };
-        elements::each(body, read).map_err(|error| ParseError(error.to_string()))?;
+        let unreadable = |error: serde_json::Error| ParseError(self.masked(&error.to_string()));
+        elements::each(body, read).map_err(unreadable)?;
         Ok(entries)
     }
 }
+
+/// Stands for a token.
+const MASK: &str = "***";
+
+/// So many bytes of a token tell nothing; where a text ends in as many, it is by chance.
+const TOKEN_TOLD_MAX: usize = 4;
 
 /// The most entries without an address that are told of one answer. Each takes a hundred times
 /// the memory of the two bytes that may make it.

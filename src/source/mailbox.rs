@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use super::progress::Progress;
 use crate::model::List;
 
 /// The most events that wait for the worker. Log lines beyond are dropped and counted.
@@ -33,6 +34,8 @@ pub enum Event {
     Confirmed,
     /// A printable line for the error log.
     Log(Level, String),
+    /// What came of the watcher's questions since the last event of this kind.
+    Progress(Progress),
 }
 
 /// What became of a list.
@@ -121,6 +124,20 @@ impl Mailbox {
     /// Says that the source has the list in force.
     pub fn confirm(&self) {
         self.inner.lock().put(Event::Confirmed);
+    }
+
+    /// Says what came of a question. What the worker has not taken yet is told with it, so that no
+    /// more than one event waits.
+    pub fn note(&self, progress: Progress) {
+        let mut inner = self.inner.lock();
+        let waiting = inner.events.iter_mut().find_map(|event| match event {
+            Event::Progress(waiting) => Some(waiting),
+            _ => None,
+        });
+        match waiting {
+            Some(waiting) => waiting.add(progress),
+            None => inner.put(Event::Progress(progress)),
+        }
     }
 
     /// Puts a list in the place of one not yet taken and waits for the worker's answer; nothing
@@ -224,6 +241,27 @@ mod tests {
     }
 
     #[test]
+    fn progress_waits_as_one_event() {
+        let (mailbox, wakes) = mailbox();
+        for index in 1..=1000 {
+            mailbox.note(Progress { index: Some(index), refused: 1, ..Progress::default() });
+            mailbox.log(Level::Info, String::new());
+        }
+        let events = mailbox.take();
+        assert_eq!(events.len(), EVENTS_MAX + 1, "with the line that tells of those dropped");
+        let sum = Progress { index: Some(1000), refused: 1000, ..Progress::default() };
+        assert_eq!(events[0], Event::Progress(sum));
+        mailbox.note(Progress::default());
+        let again = mailbox.take();
+        assert_eq!(
+            again,
+            [Event::Progress(Progress::default())],
+            "what was taken is not told again"
+        );
+        assert_eq!(wakes.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
     fn an_offer_waits_for_its_outcome() {
         for outcome in [Outcome::Applied, Outcome::Refused("full")] {
             let (mailbox, _) = mailbox();
@@ -249,6 +287,7 @@ mod tests {
         assert_eq!(offer.join().unwrap(), None);
         assert!(!pause.join().unwrap());
         mailbox.log(Level::Error, String::new());
+        mailbox.note(Progress::applied());
         assert_eq!(mailbox.offer(List::default()), None);
         assert_eq!((mailbox.take(), wakes.load(Ordering::SeqCst)), (vec![], 1));
         assert!(mailbox.is_stopped());

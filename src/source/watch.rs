@@ -18,6 +18,7 @@ use super::http::{Client, FetchError};
 use super::journal::Journal;
 use super::mailbox::{Level, Mailbox};
 use super::names::Names;
+use super::progress::Progress;
 use super::report::Report;
 use super::schedule::{Ask, Schedule};
 use crate::model::{List, Printable};
@@ -53,6 +54,13 @@ pub enum Error {
     /// The worker could not put it in force.
     #[error("new list refused: {0}")]
     Refused(&'static str),
+}
+
+impl Error {
+    /// Whether Consul answered, but nothing can be made of it.
+    fn is_unreadable_answer(&self) -> bool {
+        matches!(self, Self::Parse(_) | Self::Fetch(FetchError::TooLarge(_)))
+    }
 }
 
 impl Watcher {
@@ -140,15 +148,17 @@ fn fetch(
     let entries = match response.status {
         200 => settings.query.parse(&response.body)?,
         404 if settings.query.kind() == Kind::Kv => Vec::new(),
-        status => return Err(Error::Status(status, reason(&response.body))),
+        status => {
+            let text = settings.query.masked(&String::from_utf8_lossy(&response.body));
+            return Err(Error::Status(status, reason(&text)));
+        }
     };
     Ok((response.index, entries))
 }
 
 /// What Consul says why, such as `ACL not found`.
-fn reason(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(body);
-    match text.trim() {
+fn reason(body: &str) -> String {
+    match body.trim() {
         "" => String::new(),
         text => format!(" \"{}\"", Printable(text)),
     }
@@ -213,9 +223,11 @@ impl Follower {
             return Ok((index, false));
         }
         let applied = self.apply(answer)?;
-        match applied {
-            Applied::NoAddress => self.notice(false),
-            _ => self.report.no_notice(),
+        if applied == Applied::NoAddress {
+            self.notice(false);
+        } else {
+            self.report.no_notice();
+            self.mailbox.note(Progress::used(index));
         }
         Ok((index, applied == Applied::Changed))
     }
@@ -256,15 +268,18 @@ impl Follower {
 
     fn notice(&mut self, is_empty: bool) {
         let what = if is_empty { "no servers" } else { "no usable servers" };
-        let path = self.settings.query.path();
-        let text = format!("{what} under {path}, {}", self.keeping());
+        let what = format!("{what} under {}", self.settings.query.path());
+        self.mailbox.note(Progress::unusable(&what));
+        let text = format!("{what}, {}", self.keeping());
         if let Some(text) = self.report.notice(text) {
             self.journal.log(Level::Warn, format!("consul {}: {text}", self.settings.consul));
         }
     }
 
     fn fault(&mut self, error: &Error) {
-        let text = format!("{error}, {}, retrying", self.keeping());
+        let what = error.to_string();
+        self.mailbox.note(Progress::failed(&what, error.is_unreadable_answer()));
+        let text = format!("{what}, {}, retrying", self.keeping());
         if let Some(text) = self.report.fault(text) {
             self.journal.log(Level::Error, format!("consul {}: {text}", self.settings.consul));
         }

@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::disk::scratch::{Scratch, names};
 use crate::grammar::body::render_upstream;
-use crate::model::{Address, List, Method, Parameters, Peer};
+use crate::model::{Address, Check, List, Method, Parameters, Peer};
 
 fn name(text: &str) -> Name {
     Name::parse(text.as_bytes()).unwrap()
@@ -92,10 +93,11 @@ fn what_is_kept_is_loaded_again() {
 }
 
 #[test]
-fn a_list_is_kept_with_its_method() {
+fn a_list_is_kept_with_its_method_and_checks() {
     let (_scratch, folder) = state("state-method");
     let method = Method::Hash { key: "$host${uri}".to_owned(), consistent: true };
-    let list = list(1).with_method(Some(method));
+    let check = Check { send: Some("GET /\r\n\r\n".to_owned()), ..Check::default() };
+    let list = list(1).with_method(Some(method)).with_check(Some(Arc::new(check)));
     keep(&folder, &name("a"), &list);
     assert_eq!(loaded(&folder), (vec![(name("a"), list)], vec![]));
 }

@@ -19,6 +19,7 @@ use super::snapshot::Snapshot;
 #[cfg(nginx_http_ssl)]
 use super::tls;
 use crate::balance::{Tier, Tried, Walk};
+use crate::model::Outs;
 use crate::ngx::{cycle, pool};
 use crate::shm::block::Record;
 use crate::shm::ledger::Held;
@@ -41,6 +42,8 @@ pub struct Choice {
     current: Option<Attempt>,
     /// How far it has gone by its key.
     walk: Cell<Walk>,
+    /// Why servers were passed over.
+    passed: Cell<Outs>,
     /// What the choice hangs on, of the request's memory.
     key: &'static [u8],
     request: *mut ngx_http_request_t,
@@ -116,9 +119,26 @@ impl Choice {
             attempts: 0,
             current: None,
             walk: Cell::default(),
+            passed: Cell::default(),
             key,
             request,
         }
+    }
+
+    /// Why servers were passed over until now. Those that the operator or Consul keeps out are only
+    /// asked when no other is left.
+    pub fn passed(&self) -> Outs {
+        self.passed.get()
+    }
+
+    /// No server was left: notes why each is out.
+    pub fn note_all(&self) {
+        let mut passed = self.passed.get();
+        for record in self.list.block().records() {
+            let (slot, parameters) = (self.slot(record), record.parameters());
+            passed.add(slot.outs(record.generation, &parameters, ngx_time()));
+        }
+        self.passed.set(passed);
     }
 
     /// The list in use.
@@ -255,11 +275,8 @@ impl Choice {
 
     fn count(&self, record: &Record, end: End) -> Option<Failure> {
         let (slot, parameters) = (self.slot(record), record.parameters());
-        if self.list.moment().is_some() && matches!(end, End::Good) {
-            // SAFETY: the hooks' request is alive, and nginx has made its upstream.
-            let (header, response) = unsafe { times(self.request) };
-            slot.timed(record.generation, header, response, ngx_time());
-        }
+        // SAFETY: the hooks' request is alive, and nginx has made its upstream.
+        unsafe { self.measure(record, slot, matches!(end, End::Good)) };
         match end {
             _ if self.list.is_single() => None,
             End::Good => {
@@ -268,6 +285,28 @@ impl Choice {
             }
             End::Stale => None,
             End::Failed => Some(slot.failed(record.generation, &parameters, ngx_time())),
+        }
+    }
+
+    /// Counts what the attempt that has just ended was like.
+    ///
+    /// # Safety
+    ///
+    /// nginx has made the upstream of the request.
+    unsafe fn measure(&self, record: &Record, slot: &Slot, is_good: bool) {
+        // SAFETY: the caller's word; nginx has made the state before the attempt.
+        let Some(state) = (unsafe { (*(*self.request).upstream).state.as_ref() }) else {
+            return;
+        };
+        if !slot.is_current(record.generation) {
+            return;
+        }
+        let status = u16::try_from(state.status).ok();
+        slot.answered(status, state.bytes_sent as u64, state.bytes_received as u64);
+        if is_good {
+            // SAFETY: the caller's word.
+            let (header, response) = unsafe { times(self.request) };
+            slot.timed(record.generation, header, response, ngx_time());
         }
     }
 

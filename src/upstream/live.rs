@@ -11,7 +11,9 @@ use super::snapshot::{self, Snapshot};
 #[cfg(nginx_http_ssl)]
 use super::tls::Sessions;
 use crate::balance::ring::Ring;
+use crate::health::asked::{Asked, Base};
 use crate::model::List;
+use crate::ngx::cycle;
 use crate::ngx::thread::with_signals_blocked;
 use crate::shm::block::Block;
 use crate::shm::directory::Upstream;
@@ -26,6 +28,10 @@ pub struct Live {
     upstream: Upstream,
     /// How servers of a list are chosen that came without a method.
     balancing: Balancing,
+    /// How their servers are checked.
+    checks: Checks,
+    /// How those of the last list are.
+    asked: RefCell<Option<Rc<Asked>>>,
     /// The upstream's block follows a source. Such a list stays with workers that have it when a
     /// later configuration has no use for it.
     is_configured: bool,
@@ -38,6 +44,17 @@ pub struct Live {
     pub sessions: RefCell<Sessions>,
 }
 
+/// How servers are checked where the list does not say.
+#[derive(Clone, Debug, Default)]
+pub struct Checks {
+    /// As the block says; none if it has no `check`.
+    pub asked: Option<Rc<Asked>>,
+    /// What it has for lists that say it themselves.
+    pub base: Base,
+    /// The upstream's name, for TLS and gRPC.
+    pub host: String,
+}
+
 #[derive(Debug)]
 struct Next {
     published: u64,
@@ -48,24 +65,33 @@ struct Next {
 
 impl Live {
     /// Of an upstream of nginx.conf. Made by the master; knows nothing yet but where to look.
-    pub fn configured(upstream: Upstream, balancing: Balancing) -> Self {
-        Self::new(upstream, balancing, true, OnceCell::new())
+    pub fn configured(upstream: Upstream, balancing: Balancing, checks: Checks) -> Self {
+        Self::new(upstream, balancing, checks, true, OnceCell::new())
     }
 
     /// Of a list that was posted.
-    pub fn posted(upstream: Upstream, balancing: Balancing, book: Option<Rc<Book>>) -> Self {
-        Self::new(upstream, balancing, false, book.map_or_else(OnceCell::new, OnceCell::from))
+    pub fn posted(
+        upstream: Upstream,
+        balancing: Balancing,
+        checks: Checks,
+        book: Option<Rc<Book>>,
+    ) -> Self {
+        let book = book.map_or_else(OnceCell::new, OnceCell::from);
+        Self::new(upstream, balancing, checks, false, book)
     }
 
     fn new(
         upstream: Upstream,
         balancing: Balancing,
+        checks: Checks,
         is_configured: bool,
         book: OnceCell<Rc<Book>>,
     ) -> Self {
         Self {
             upstream,
             balancing,
+            asked: RefCell::new(checks.asked.clone()),
+            checks,
             is_configured,
             snapshot: RefCell::default(),
             next: RefCell::default(),
@@ -78,6 +104,11 @@ impl Live {
     /// How servers are chosen where a list does not say.
     pub fn balancing(&self) -> &Balancing {
         &self.balancing
+    }
+
+    /// How servers are checked where a list does not say.
+    pub fn checks(&self) -> &Checks {
+        &self.checks
     }
 
     /// Where its list is.
@@ -200,7 +231,22 @@ impl Live {
         balancing: Balancing,
         ring: Option<Arc<Ring>>,
     ) -> Snapshot {
-        Snapshot::new(published, block, balancing, ring, &self.upstream)
+        self.upstream.note_version(cycle::worker());
+        let asked = self.asked(&block);
+        Snapshot::new(published, block, balancing, ring, asked, &self.upstream)
+    }
+
+    /// How the servers of a list are checked. What takes long to prepare is kept from list to list.
+    fn asked(&self, block: &Block) -> Option<Rc<Asked>> {
+        let Some(check) = block.check() else {
+            return self.checks.asked.clone();
+        };
+        let mut asked = self.asked.borrow_mut();
+        if asked.as_ref().is_none_or(|asked| asked.check != check) {
+            // It was tried when the list was posted.
+            *asked = Asked::posted(check, &self.checks.base, &self.checks.host).ok().map(Rc::new);
+        }
+        asked.clone()
     }
 
     /// The next ticket of the order that all workers share.

@@ -15,7 +15,7 @@ use nginx_sys::{
 };
 
 use super::balancing::Balancing;
-use super::live::Live;
+use super::live::{Checks, Live};
 use crate::model::name::NAME_MAX;
 use crate::model::{Method, Name};
 use crate::shm::directory::Upstream;
@@ -70,7 +70,12 @@ impl Posted {
             return Rc::clone(live);
         }
         let book = self.live.book().map(Rc::clone);
-        let live = Rc::new(Live::posted(*self.live.upstream(), balancing(), book));
+        let live = Rc::new(Live::posted(
+            *self.live.upstream(),
+            balancing(),
+            self.live.checks().clone(),
+            book,
+        ));
         others.push((block, Rc::clone(&live)));
         live
     }
@@ -103,6 +108,9 @@ impl Posted {
     }
 }
 
+/// How servers of an upstream of nginx.conf are checked.
+type ChecksOf = dyn Fn(Option<&ngx_http_upstream_srv_conf_t>) -> Checks;
+
 /// All of them.
 pub struct Names {
     zone: Zone,
@@ -110,6 +118,8 @@ pub struct Names {
     template: NonNull<ngx_http_upstream_srv_conf_t>,
     /// How an upstream of nginx.conf chooses a server, the template too.
     balancing: fn(&ngx_http_upstream_srv_conf_t) -> Balancing,
+    /// How its servers are checked; none stands for names that nginx.conf does not have.
+    checks: Box<ChecksOf>,
     /// What nginx.conf has.
     configured: &'static [*mut ngx_http_upstream_srv_conf_t],
     /// Where nginx looks.
@@ -134,6 +144,7 @@ impl Names {
         main: NonNull<ngx_http_upstream_main_conf_t>,
         template: NonNull<ngx_http_upstream_srv_conf_t>,
         balancing: fn(&ngx_http_upstream_srv_conf_t) -> Balancing,
+        checks: impl Fn(Option<&ngx_http_upstream_srv_conf_t>) -> Checks + 'static,
     ) -> Self {
         // SAFETY: the caller's word; the array's memory stays when the array gets another.
         let (nginx, configured) = unsafe {
@@ -145,6 +156,7 @@ impl Names {
             book,
             template,
             balancing,
+            checks: Box::new(checks),
             configured,
             nginx,
             version: Cell::default(),
@@ -191,6 +203,17 @@ impl Names {
         posted.get(std::str::from_utf8(lower).ok()?).cloned()
     }
 
+    /// All of them, with their names.
+    pub fn all(&self) -> Vec<(String, Rc<Live>)> {
+        let posted = self.posted.borrow();
+        posted.iter().map(|(name, posted)| (name.to_string(), Rc::clone(&posted.live))).collect()
+    }
+
+    /// The number of the names that are known: another after each change.
+    pub fn version(&self) -> Option<u64> {
+        self.version.get()
+    }
+
     /// The names that nginx.conf does not have.
     pub fn run_time(&self) -> Vec<String> {
         let posted = self.posted.borrow();
@@ -221,7 +244,9 @@ impl Names {
         let template = unsafe { self.template.as_ref() };
         let block = self.block(&name);
         let balancing = (self.balancing)(block.unwrap_or(template));
-        let live = Live::posted(upstream, balancing, Some(Rc::clone(&self.book)));
+        let mut checks = (self.checks)(block);
+        checks.host = name.to_string();
+        let live = Live::posted(upstream, balancing, checks, Some(Rc::clone(&self.book)));
         Posted::new(template, name, live, block.is_some())
     }
 

@@ -81,6 +81,25 @@ pub unsafe fn init(
     NGX_OK as ngx_int_t
 }
 
+/// Whether a request goes by lists of ours: `peer` is as its innermost `peer.init` left it.
+pub fn is_ours(peer: &ngx_peer_connection_t) -> bool {
+    let ours: GetPeer = get;
+    peer.get.is_some_and(|theirs| ptr::fn_addr_eq(theirs, ours))
+}
+
+/// A hook that gives a server.
+type GetPeer = unsafe extern "C" fn(*mut ngx_peer_connection_t, *mut c_void) -> ngx_int_t;
+
+/// What a request knows of its upstream, by `peer.data` as [`init`] has set it.
+///
+/// # Safety
+///
+/// `data` is null or was read when [`init`] had succeeded, and the request is alive.
+pub unsafe fn choice<'a>(data: *const c_void) -> Option<&'a Choice> {
+    // SAFETY: the caller's word: it is a `Hooked` of the request's pool.
+    unsafe { data.cast::<Hooked>().as_ref() }.map(|hooked| &hooked.choice)
+}
+
 /// Runs `body` with the connection and the choice that nginx hands to a peer hook.
 ///
 /// # Safety
@@ -115,6 +134,7 @@ unsafe extern "C" fn get(connection: *mut ngx_peer_connection_t, data: *mut c_vo
             connection.tries = choice.tries_left();
             return choice.address(connection);
         }
+        choice.note_all();
         connection.name = hooked.upstream_name;
         NGX_BUSY as ngx_int_t
     };

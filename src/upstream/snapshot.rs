@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use nginx_sys::{ngx_str_t, ngx_time};
@@ -12,6 +13,7 @@ use crate::balance::hash::Table;
 use crate::balance::least::Least;
 use crate::balance::ring::Ring;
 use crate::balance::{Chooser, Rotation, Tier};
+use crate::health::asked::Asked;
 use crate::model::method::{Better, Moment};
 use crate::model::{Address, Endpoint, Method, Parameters};
 use crate::shm::block::{Block, Record};
@@ -27,6 +29,8 @@ pub struct Snapshot {
     pub is_whole: bool,
     /// How a server is chosen.
     pub balancing: Balancing,
+    /// How the servers are checked, if they are.
+    pub asked: Option<Rc<Asked>>,
     block: Block,
     /// As nginx wants the texts of the addresses.
     names: Box<[ngx_str_t]>,
@@ -60,6 +64,7 @@ impl Snapshot {
         block: Block,
         balancing: Balancing,
         ring: Option<Arc<Ring>>,
+        asked: Option<Rc<Asked>>,
         upstream: &Upstream,
     ) -> Self {
         let is_whole = !wants_ring(&balancing.method);
@@ -79,6 +84,7 @@ impl Snapshot {
             minds_connections,
             is_whole,
             balancing,
+            asked,
             block,
             names,
             tries,
@@ -307,7 +313,7 @@ fn tries(block: &Block, balancing: &Balancing, tiers: &[Tier]) -> usize {
 
 /// Of the servers that may be chosen.
 fn usable(servers: &[(u32, Parameters)]) -> impl Iterator<Item = (u32, u32)> {
-    let may = servers.iter().filter(|(_, parameters)| !parameters.down && !parameters.drain);
+    let may = servers.iter().filter(|(_, parameters)| !parameters.is_down() && !parameters.drain);
     may.map(|&(server, parameters)| (server, parameters.weight))
 }
 

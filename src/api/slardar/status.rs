@@ -100,7 +100,7 @@ impl<'a> Server<'a> {
 }
 
 fn word(server: &ServerView<'_>) -> &'static str {
-    if server.out || server.parameters.down {
+    if server.out || server.parameters.is_down() {
         "err"
     } else if server.fails > 0 {
         "unstable"

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod any;
+mod checks;
 
 use super::*;
 use crate::api::view::{ServerView, Source, View};
@@ -320,7 +321,16 @@ fn depth_costs_no_stack() {
 
 fn view<'a>(name: &'a str, servers: Vec<ServerView<'a>>) -> View<'a> {
     let since = 1_795_255_200_123;
-    View { name, source: Source::Api, version: 3, since, keepalive: None, method: None, servers }
+    View {
+        name,
+        source: Source::Api,
+        version: 3,
+        since,
+        keepalive: None,
+        method: None,
+        check: None,
+        servers,
+    }
 }
 
 fn shown(address: &str, parameters: Parameters, fails: u32, out: bool) -> ServerView<'_> {
@@ -362,11 +372,13 @@ fn status_is_levels_of_servers() {
 #[test]
 fn a_server_that_is_out_or_down_is_err() {
     let down = Parameters { down: true, ..Parameters::NGINX };
+    let critical = Parameters { critical: true, ..Parameters::NGINX };
     for (parameters, fails, out, word) in [
         (Parameters::NGINX, 0, false, "unchecked"),
         (Parameters::NGINX, 1, false, "unstable"),
         (Parameters::NGINX, 1, true, "err"),
         (down, 0, false, "err"),
+        (critical, 0, false, "err"),
     ] {
         let views = [view("a", vec![shown("1.1.1.1:1", parameters, fails, out)])];
         let value: Value = serde_json::from_str(&status(&views, &FACTS)).unwrap();

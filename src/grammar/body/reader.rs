@@ -1,8 +1,10 @@
 //! Words of a text, each checked before anybody sees it.
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
+
 use super::refusal::{Reason, Refusal};
-use crate::grammar::words::{Word, Words};
+use crate::grammar::words::{Argument, Word, Words};
 
 /// What quotes, opens a block, names a variable or escapes in nginx's configuration.
 const SPECIAL: [char; 6] = ['"', '\'', '{', '}', '$', '\\'];
@@ -43,6 +45,20 @@ impl<'a> Reader<'a> {
         self.token(|_| Ok(()))?.ok_or_else(|| self.ended(expected))
     }
 
+    /// The next word of a directive whose words may be in quotes and have escapes, and what it says.
+    pub fn argument(
+        &mut self,
+        expected: &'static str,
+    ) -> Result<(Word<'a>, Cow<'a, str>), Refusal> {
+        let argument = self.words.argument();
+        self.note(argument.as_ref().map(|argument| argument.word))?;
+        let Argument { word, value } = argument.ok_or_else(|| self.ended(expected))?;
+        match value {
+            Ok(value) => Ok((word, value)),
+            Err(fault) => Err(Refusal::of(&word, Reason::Argument(fault, word.text.to_owned()))),
+        }
+    }
+
     fn ended(&self, expected: &'static str) -> Refusal {
         let (place, after) = match self.last {
             Some(word) => ((word.line, word.column), word.text),
@@ -65,6 +81,12 @@ impl<'a> Reader<'a> {
     ) -> Result<Option<Word<'a>>, Refusal> {
         let word = self.words.next();
         word.as_ref().map_or(Ok(()), check)?;
+        self.note(word)?;
+        Ok(word)
+    }
+
+    /// Refuses the word that the readable text ends in, if more follows.
+    fn note(&mut self, word: Option<Word<'a>>) -> Result<(), Refusal> {
         match (word, &self.cut) {
             (None, Some(cut)) => return Err(Refusal::at(self.words.place(), cut.clone())),
             (Some(word), Some(cut)) if word.text != ";" && self.words.is_at_end() => {
@@ -73,7 +95,7 @@ impl<'a> Reader<'a> {
             _ => {}
         }
         self.last = word.or(self.last);
-        Ok(word)
+        Ok(())
     }
 }
 

@@ -6,9 +6,10 @@ use std::fmt;
 use thiserror::Error;
 
 use super::{KEEPALIVE_MAX, SERVERS_MAX};
+use crate::grammar::check::CheckError;
 use crate::grammar::method::MethodError;
 use crate::grammar::parameter::ParameterError;
-use crate::grammar::words::Word;
+use crate::grammar::words::{Fault, Word};
 use crate::model::Printable;
 use crate::model::address::AddressError;
 use crate::model::body::Place;
@@ -50,6 +51,12 @@ pub enum Reason {
     /// A directive of nginx or of a module whose place this one takes.
     #[error("\"{}\" is not available in a posted list yet, expected {}", Printable(.0), .1)]
     Unavailable(String, &'static str),
+    /// It names a file, which is not for everybody who may post.
+    #[error(
+        "\"{}\" cannot be posted, expected it in the block of the upstream in nginx.conf",
+        Printable(.0)
+    )]
+    File(String),
     /// Which servers are near is not known.
     #[error("no network in \"upsync_lb local\", expected one such as 10.0.0.0/8")]
     NoNetwork,
@@ -63,6 +70,12 @@ pub enum Reason {
     /// The parameters of a method.
     #[error(transparent)]
     Method(MethodError),
+    /// `check` or one of its companions.
+    #[error(transparent)]
+    Check(CheckError),
+    /// A word that nginx's configuration would not read.
+    #[error("{} \"{}\", expected {}", wrong(*.0), Printable(.1), right(*.0))]
+    Argument(Fault, String),
     /// A directive that was there before.
     #[error("duplicate \"{0}\", expected it once at most")]
     Duplicate(&'static str),
@@ -111,6 +124,24 @@ impl Refusal {
     /// Of this word, where something else is expected.
     pub(super) fn unexpected(word: &Word<'_>, expected: &'static str) -> Self {
         Self::of(word, Reason::Unexpected(word.text.to_owned(), expected))
+    }
+}
+
+fn wrong(fault: Fault) -> String {
+    match fault {
+        Fault::Open(quote) => format!("no {quote} at the end of"),
+        Fault::Behind(character) => {
+            format!("unexpected \"{}\" behind", Printable(&character.to_string()))
+        }
+        Fault::Brace(brace) => format!("unexpected \"{brace}\" in"),
+    }
+}
+
+fn right(fault: Fault) -> &'static str {
+    match fault {
+        Fault::Open(_) => "a quote at either end",
+        Fault::Behind(_) => "a space or \";\" there",
+        Fault::Brace(_) => "the word in quotes",
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod any;
 mod block;
+mod checks;
 mod choice;
 
 use super::*;
@@ -153,6 +154,17 @@ fn other_directives_are_refused_by_name() {
 }
 
 #[test]
+fn files_are_not_for_those_who_post() {
+    for name in FILES {
+        let message = format!(
+            "line 2, column 1: \"{name}\" cannot be posted, expected it in the block of the upstream in nginx.conf"
+        );
+        assert_eq!(refused_body(&format!("server a;\n{name} /a;")), message);
+        assert_eq!(why(parse_server(format!("\n{name} /a;").as_bytes())), message);
+    }
+}
+
+#[test]
 fn keepalive_is_one_number() {
     let read = |text: &str| parse(text.as_bytes()).unwrap().keepalive.map(|(_, number)| number);
     assert_eq!(read("keepalive 1;server a;"), Some(1));
@@ -262,6 +274,7 @@ fn one_server_is_read() {
         ("", "line 1, column 1: no server in the body, expected at least one"),
         ("keepalive 1;", r#"line 1, column 1: unexpected "keepalive", expected "server""#),
         ("least_conn;", r#"line 1, column 1: unexpected "least_conn", expected "server""#),
+        ("check;", r#"line 1, column 1: unexpected "check", expected "server""#),
         (
             "zone a;",
             r#"line 1, column 1: "zone" is not available in a posted list yet, expected "server""#,

@@ -128,15 +128,15 @@ fn endpoint(own: &str, node: &str, port: i64) -> Result<Endpoint, String> {
     Endpoint::from_host_port(host, port).map_err(|error| error.to_string())
 }
 
-/// Tags say more than Consul's weights do.
+/// Tags say more than Consul's weights do; what its checks say is not theirs to say.
 fn parameters(
     health: Health,
     weights: Option<Weights>,
     tags: Option<Vec<String>>,
 ) -> Result<Parameters, String> {
     let weight = weights.unwrap_or_default().of(health);
-    let down = health == Health::Critical;
-    let mut parameters = Parameters { weight, down, ..Parameters::CONSUL };
+    let critical = health == Health::Critical;
+    let mut parameters = Parameters { weight, critical, ..Parameters::CONSUL };
     for tag in tags.iter().flatten() {
         match parameter::set(&mut parameters, tag) {
             Ok(()) | Err(ParameterError::Unknown(_)) => {}

@@ -93,6 +93,7 @@ impl Fields {
             )?,
             max_conns: number("max_conns", &self.max_conns, COUNT_MAX, default.max_conns)?,
             down: flag("down", &self.down, default.down)?,
+            critical: default.critical,
             backup: flag("backup", &self.backup, default.backup)?,
             drain: flag("drain", &self.drain, default.drain)?,
             slow_start: slow_start("slow_start", &self.slow_start, default.slow_start)?,

@@ -103,6 +103,27 @@ fn arguments_are_never_shown() {
 }
 
 #[test]
+fn a_token_that_comes_back_is_masked() {
+    let masked = |arguments: &str, text: &str| {
+        Query::new(Kind::Kv, &format!("/v1/kv/a/?{arguments}")).unwrap().masked(text)
+    };
+    let all = "dc=x&token=secret%2Dtoken&stale";
+    assert_eq!(
+        masked(all, "GET /?dc=x&token=secret%2Dtoken&index=1"),
+        "GET /?dc=x&token=***&index=1"
+    );
+    assert_eq!(masked(all, "é secret-token secret-token"), "é *** ***");
+    assert_eq!(masked(all, "no /?token=secret-to"), "no /?token=***", "the rest was not read");
+    assert_eq!(masked(all, "no secr"), "no secr");
+    assert_eq!(masked("dc=x", "dc=x"), "dc=x");
+    assert_eq!(masked("token=", "a"), "a");
+    assert_eq!(masked("token=a&token=b", "a b c"), "*** *** c");
+    let query = Query::new(Kind::Kv, "/v1/kv/a/?token=secret").unwrap();
+    let error = query.parse(br#""/v1/kv/a/?token=secret""#).unwrap_err().to_string();
+    assert!(error.contains("?token=***") && !error.contains("secret"), "{error}");
+}
+
+#[test]
 fn the_end_of_a_key_is_the_address() {
     assert_eq!(key("127.0.0.1:9000"), "127.0.0.1:9000");
     assert_eq!(key("dc1/rack2/127.0.0.1:9000"), "127.0.0.1:9000");
@@ -144,6 +165,7 @@ fn numbers_may_be_texts() {
         fail_timeout: 20,
         max_conns: 30,
         down: true,
+        critical: false,
         backup: true,
         drain: true,
         slow_start: 30_000,
@@ -270,6 +292,7 @@ fn catalog_services_have_addresses_and_tags() {
         max_conns: 9,
         backup: true,
         down: false,
+        critical: false,
         drain: true,
         slow_start: 500,
     };
@@ -297,17 +320,22 @@ fn the_worst_check_decides() {
             Endpoint::parse("10.0.0.1:80", None).map_err(|_| "".into())
         );
         let parameters = entries[0].parameters.clone().unwrap();
-        (parameters.weight, parameters.down)
+        (parameters.weight, parameters.down, parameters.critical)
     };
     let check = |status: &str| format!(r#"{{"CheckID":"_node_maintenance","Status":"{status}"}}"#);
     let (passing, warning, critical) = (check("passing"), check("warning"), check("critical"));
-    assert_eq!(parameters("null", ""), (10, false));
-    assert_eq!(parameters(&format!("[{passing}]"), ""), (10, false));
-    assert_eq!(parameters(&format!("[{passing},{warning},{passing}]"), ""), (2, false));
-    assert_eq!(parameters(&format!("[{critical},{warning}]"), ""), (10, true));
-    assert_eq!(parameters(r#"[{"Status":"new"}]"#, ""), (10, true));
-    assert_eq!(parameters("[{}]", ""), (10, true));
-    assert_eq!(parameters(&format!("[{warning}]"), r#","Tags":["weight=5"]"#), (5, false));
+    assert_eq!(parameters("null", ""), (10, false, false));
+    assert_eq!(parameters(&format!("[{passing}]"), ""), (10, false, false));
+    assert_eq!(parameters(&format!("[{passing},{warning},{passing}]"), ""), (2, false, false));
+    assert_eq!(parameters(&format!("[{critical},{warning}]"), ""), (10, false, true));
+    assert_eq!(parameters(r#"[{"Status":"new"}]"#, ""), (10, false, true));
+    assert_eq!(parameters("[{}]", ""), (10, false, true));
+    assert_eq!(parameters(&format!("[{warning}]"), r#","Tags":["weight=5"]"#), (5, false, false));
+    let down = r#","Tags":["down"]"#;
+    assert_eq!(parameters(&format!("[{passing}]"), down), (10, true, false), "the operator's");
+    assert_eq!(parameters(&format!("[{critical}]"), down), (10, true, true), "both");
+    let unknown = r#","Tags":["critical","critical=off"]"#;
+    assert_eq!(parameters(&format!("[{critical}]"), unknown), (10, false, true), "no tag says so");
 }
 
 #[test]

@@ -69,7 +69,7 @@ impl Room {
     fn log(&self) -> Vec<String> {
         let text = |event| match event {
             Event::Log(_, text) => text.replace("upsync: upstream \"app\": host name ", ""),
-            Event::List(_) | Event::Confirmed => "list".to_owned(),
+            Event::List(_) | Event::Confirmed | Event::Progress(_) => "no line".to_owned(),
         };
         self.mailbox.take().into_iter().map(text).collect()
     }

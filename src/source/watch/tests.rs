@@ -5,6 +5,7 @@ use super::*;
 use crate::model::{Endpoint, Parameters};
 use crate::source::consul::Query;
 use crate::source::mailbox::{Event, Outcome};
+use crate::source::progress::TEXT_MAX;
 use crate::source::testing::{Script, Server, close_early};
 
 const LONG: Duration = Duration::from_secs(10);
@@ -49,6 +50,7 @@ struct Room {
     mailbox: Arc<Mailbox>,
     watcher: Watcher,
     log: Vec<String>,
+    progress: Progress,
 }
 
 fn room(scripts: Vec<Script>, initial: &[&str]) -> Room {
@@ -66,7 +68,7 @@ fn room_with(scripts: Vec<Script>, initial: &[&str], set: impl Fn(&mut Settings)
     });
     let watcher =
         Watcher::spawn_with(settings, list(initial), Arc::clone(&mailbox), lookup).unwrap();
-    Room { server, mailbox, watcher, log: vec![] }
+    Room { server, mailbox, watcher, log: vec![], progress: Progress::default() }
 }
 
 impl Room {
@@ -74,7 +76,7 @@ impl Room {
     fn list(&mut self, outcome: Outcome) -> List {
         self.until(|event| match event {
             Event::List(list) => Some(list.clone()),
-            Event::Log(..) | Event::Confirmed => None,
+            Event::Log(..) | Event::Confirmed | Event::Progress(_) => None,
         })
         .inspect(|_| self.mailbox.applied(outcome))
         .unwrap()
@@ -89,6 +91,13 @@ impl Room {
         }
         let line = |request: &String| request.lines().next().unwrap_or_default().to_owned();
         self.server.requests().iter().map(line).collect()
+    }
+
+    /// The progress so far: index, error, whether the last question failed, answers refused.
+    fn progress(&mut self) -> (Option<u64>, &str, Option<bool>, u64) {
+        let _ = self.take(|_| None::<()>);
+        let Progress { index, failed, is_failing, refused, .. } = &self.progress;
+        (*index, failed.as_ref().map_or("", |(_, why)| why), *is_failing, *refused)
     }
 
     /// What was logged so far.
@@ -115,9 +124,17 @@ impl Room {
         let mut found = None;
         for event in self.mailbox.take() {
             found = found.or_else(|| find(&event));
-            if let Event::Log(level, line) = event {
-                assert!(!line.contains("secret"), "{line}");
-                self.log.push(format!("{level:?} {line}"));
+            match event {
+                Event::Log(level, line) => {
+                    assert!(!line.contains("secret"), "{line}");
+                    self.log.push(format!("{level:?} {line}"));
+                }
+                Event::Progress(progress) => {
+                    self.progress.add(progress);
+                    let why = self.progress.failed.as_ref().map_or("", |(_, why)| why);
+                    assert!(!why.contains("secret") && why.len() <= TEXT_MAX, "{why}");
+                }
+                Event::List(_) | Event::Confirmed => {}
             }
         }
         found
@@ -145,6 +162,8 @@ fn changes_are_followed_with_the_index_of_what_was_applied() {
         ]
     );
     assert_eq!(room.log(), Vec::<String>::new());
+    assert_eq!(room.progress(), (Some(6), "", Some(false), 0));
+    assert!(room.progress.answered.is_some());
 }
 
 #[test]
@@ -152,7 +171,10 @@ fn an_answer_with_the_list_in_force_only_confirms_it() {
     let scripts = vec![keys(5, &["1.1.1.2:2", "1.1.1.1:1"]), hang()];
     let mut room = room(scripts, &["1.1.1.1:1", "1.1.1.2:2"]);
     assert!(room.requests(2)[1].contains("index=5"));
-    assert_eq!(room.mailbox.take(), [Event::Confirmed]);
+    let events = room.mailbox.take();
+    assert_eq!(events[0], Event::Confirmed);
+    let used = |event: &Event| matches!(event, Event::Progress(used) if used.index == Some(5));
+    assert!(events.len() == 2 && used(&events[1]), "{events:?}");
 }
 
 #[test]
@@ -170,6 +192,8 @@ fn a_refused_list_is_asked_for_and_offered_again() {
             "Notice consul 127.0.0.1 answers again",
         ]
     );
+    let refused = "new list refused: full";
+    assert_eq!(room.progress(), (Some(5), refused, Some(false), 0), "counted by the worker");
 }
 
 #[test]
@@ -205,6 +229,19 @@ fn each_kind_of_failure_keeps_the_list_is_told_and_is_got_over() {
         format!("Error consul 127.0.0.1: answer of more than 1000 bytes, see upsync_max_body, {kept}"),
         "Notice consul 127.0.0.1 answers again".into(),
     ]);
+    let last = "answer of more than 1000 bytes, see upsync_max_body";
+    assert_eq!(room.progress(), (Some(5), last, Some(false), 2), "two could not be read");
+}
+
+#[test]
+fn who_says_what_it_was_asked_for_says_no_token() {
+    let echo = "no /v1/kv/app/?recurse&token=secret";
+    let scripts = vec![answer("404 Not Found", 1, ""), answer("400 X", 1, echo), hang()];
+    let mut room = room(scripts, &["1.1.1.1:1"]);
+    room.requests(3);
+    let why = r#"answered 400 "no /v1/kv/app/?recurse&token=***""#;
+    assert_eq!(room.progress(), (None, why, Some(true), 1));
+    assert_eq!(room.log().len(), 2);
 }
 
 #[test]
@@ -219,6 +256,8 @@ fn a_consul_that_is_away_is_told_once() {
         room.log(),
         ["Error consul 127.0.0.1: connection refused, keeping the last list (1 server), retrying"]
     );
+    assert_eq!(room.progress(), (None, "connection refused", Some(true), 0));
+    assert_eq!(room.progress.answered, None);
 }
 
 #[test]
@@ -232,6 +271,8 @@ fn an_emptied_prefix_keeps_the_list_and_is_told_once() {
     let line =
         "Warn consul 127.0.0.1: no servers under /v1/kv/app/, keeping the last list (1 server)";
     assert_eq!(room.log(), [line, line]);
+    let why = "no servers under /v1/kv/app/";
+    assert_eq!(room.progress(), (Some(9), why, Some(false), 4));
 }
 
 #[test]

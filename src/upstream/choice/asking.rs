@@ -7,7 +7,7 @@ use nginx_sys::ngx_time;
 use super::{Attempt, Choice, ngx_current_msec};
 use crate::balance::hash::crc32;
 use crate::balance::{Ask, Taken, Walk};
-use crate::model::Parameters;
+use crate::model::{Out, Parameters};
 use crate::ngx::cycle;
 use crate::shm::slot::Slot;
 use crate::upstream::live::Turn;
@@ -74,9 +74,26 @@ impl<'a> Asking<'a> {
         self.pick()
     }
 
-    /// Whether the operator lets the request have the server.
+    /// Whether the operator and Consul let the request have the server.
     fn is_open(&self, parameters: &Parameters) -> bool {
-        !parameters.down && parameters.weight != 0 && (!parameters.drain || self.is_bound)
+        !parameters.is_down() && parameters.weight != 0 && (!parameters.drain || self.is_bound)
+    }
+
+    /// Whether checks let it.
+    #[inline]
+    fn is_well(&self, slot: &Slot, generation: u32) -> bool {
+        self.list.asked.as_ref().is_none_or(|asked| {
+            slot.health.is_up(generation).unwrap_or(!asked.check.default_down)
+                || self.choice.live.upstream().is_open()
+        })
+    }
+
+    /// Notes why a server was passed over.
+    fn pass(&self, out: Out) -> Taken {
+        let mut passed = self.choice.passed.get();
+        passed.add_if(true, out);
+        self.choice.passed.set(passed);
+        Taken::Out
     }
 
     fn share(&self, slot: &Slot, parameters: &Parameters) -> u64 {
@@ -141,6 +158,7 @@ impl Ask for Asking<'_> {
         let record = self.list.record(server);
         let (slot, parameters) = (self.choice.slot(record), record.parameters());
         self.is_open(&parameters)
+            && self.is_well(slot, record.generation)
             && if self.list.is_single() {
                 slot.has_room(record.generation, &parameters)
             } else {
@@ -158,19 +176,22 @@ impl Ask for Asking<'_> {
         if !self.is_open(&parameters) {
             return Taken::Out;
         }
+        if !self.is_well(slot, record.generation) {
+            return self.pass(Out::Check);
+        }
         let Some(book) = choice.live.book() else {
             return Taken::Out;
         };
         if parameters.max_conns != 0 && !slot.has_room(record.generation, &parameters) {
             book.reclaim(self.now, cycle::is_alive);
-            return Taken::Out;
+            return self.pass(Out::MaxConns);
         }
         if !self.list.is_single() {
             if self.is_too_small(slot, &parameters) {
                 return Taken::NotNow;
             }
             if !slot.admits(record.generation, &parameters, self.now) {
-                return Taken::Out;
+                return self.pass(Out::MaxFails);
             }
         }
         match book.connect(record.slot, record.generation, parameters.max_conns) {

@@ -3,9 +3,12 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use super::*;
+use crate::grammar::check::tests::any_check;
 use crate::grammar::method::tests::any_method;
+use crate::grammar::words::Words;
 use crate::model::list::{COUNT_MAX, WEIGHT_MAX};
 use crate::model::{Address, List, Parameters, Peer};
 use proptest::collection::vec;
@@ -23,7 +26,10 @@ prop_compose! {
         max_conns in 0..=COUNT_MAX, down: bool, backup: bool, drain: bool,
         slow_start in 0..=COUNT_MAX,
     ) -> Parameters {
-        Parameters { weight, max_fails, fail_timeout, max_conns, down, backup, drain, slow_start }
+        let critical = false;
+        Parameters {
+            weight, max_fails, fail_timeout, max_conns, down, critical, backup, drain, slow_start,
+        }
     }
 }
 
@@ -66,11 +72,30 @@ fn any_directive() -> impl Strategy<Value = Vec<String>> {
     words.prop_map(|text| text.split(' ').map(str::to_owned).collect())
 }
 
+/// The words of each of the directives that say how servers are checked, as they are written.
+fn any_checks() -> impl Strategy<Value = Vec<Vec<String>>> {
+    any_check().prop_map(|check| {
+        let split = |directive: String| {
+            let mut words = Words::new(&directive);
+            std::iter::from_fn(|| words.argument().map(|word| word.word.text.to_owned())).collect()
+        };
+        check::render(&check).into_iter().map(split).collect()
+    })
+}
+
 /// Statements of a body that is right.
 fn any_statements() -> impl Strategy<Value = Vec<Vec<String>>> {
     let keepalive = proptest::option::of((any::<Index>(), 1..=KEEPALIVE_MAX));
     let method = proptest::option::of((any::<Index>(), any_directive()));
-    (vec(any_server(), 1..12), keepalive, method).prop_map(|(mut statements, keepalive, method)| {
+    let checks = proptest::option::of((any::<Index>(), any_checks()));
+    let all = (vec(any_server(), 1..12), keepalive, method, checks);
+    all.prop_map(|(mut statements, keepalive, method, checks)| {
+        for (index, words) in checks
+            .into_iter()
+            .flat_map(|(index, checks)| checks.into_iter().map(move |words| (index, words)))
+        {
+            statements.insert(index.index(statements.len() + 1), words);
+        }
         if let Some((index, words)) = method {
             statements.insert(index.index(statements.len() + 1), words);
         }
@@ -134,12 +159,14 @@ fn without_places(mut body: Body) -> Body {
     body.servers.iter_mut().for_each(|server| server.place = nowhere);
     body.keepalive = body.keepalive.map(|(_, number)| (nowhere, number));
     body.method = body.method.map(|(_, method)| (nowhere, method));
+    body.check = body.check.map(|(_, check)| (nowhere, check));
     body
 }
 
 fn any_list() -> impl Strategy<Value = List> {
-    (vec(any_peer(), 0..20), proptest::option::of(any_method()))
-        .prop_map(|(peers, method)| List::new(peers).with_method(method))
+    let check = proptest::option::of(any_check().prop_map(Arc::new));
+    (vec(any_peer(), 0..20), proptest::option::of(any_method()), check)
+        .prop_map(|(peers, method, check)| List::new(peers).with_method(method).with_check(check))
 }
 
 proptest! {
@@ -150,7 +177,7 @@ proptest! {
 
     #[test]
     fn near_misses_end(
-        text in r##"(server |keepalive |upstream |hash |random |least_conn|upsync_lb |weight=|down|[0-9.:;# \n\[\]{}"$]){0,60}"##
+        text in r##"(server |keepalive |upstream |hash |check |check_http_send |random |least_conn|upsync_lb |weight=|down|[0-9.:;# \n\[\]{}"'\\$]){0,60}"##
     ) {
         ends(text.as_bytes())?;
     }
@@ -199,6 +226,13 @@ proptest! {
     fn what_is_rendered_reads_back(name in "[A-Za-z0-9._:-]{1,255}", list in any_list()) {
         let read = parse_upstream(render_upstream(&name, &list).as_bytes());
         prop_assert_eq!(read, Ok((Name::parse(name.as_bytes()).unwrap(), list)));
+    }
+
+    #[test]
+    fn checks_read_back(check in any_check()) {
+        let text = format!("server a;\n{}", check::text(&check));
+        let read = parse(text.as_bytes()).map(|body| body.check);
+        prop_assert_eq!(read, Ok(Some((text_place(2, 1), check))));
     }
 
     #[test]

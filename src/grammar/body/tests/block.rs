@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 use super::*;
-use crate::model::{List, Method, Parameters, Peer};
+use crate::model::check::Kind;
+use crate::model::{Check, List, Method, Parameters, Peer};
+use std::sync::Arc;
 
 fn peer(address: &str, parameters: Parameters) -> Peer {
     match Endpoint::parse(address, None) {
@@ -52,6 +54,30 @@ fn a_method_stands_before_the_servers() {
 }
 
 #[test]
+fn checks_stand_before_the_servers() {
+    let check = Check {
+        kind: Kind::Http,
+        send: Some("HEAD /\"é\\ HTTP/1.0\r\n\r\n".to_owned()),
+        fail_open: 30,
+        ..Check::default()
+    };
+    let list = List::new([peer("127.0.0.1:1", Parameters::NGINX)])
+        .with_method(Some(Method::IpHash))
+        .with_check(Some(Arc::new(check)));
+    let text = render_upstream("a", &list);
+    assert_eq!(
+        text,
+        "upstream a {\n    ip_hash;\n    check interval=30000 rise=2 fall=5 timeout=1000 \
+         default_down=true type=http;\n    check_http_send \"HEAD /\\\"é\\\\ HTTP/1.0\\r\\n\\r\\n\";\n    \
+         check_fail_open 30;\n    server 127.0.0.1:1 weight=1 max_fails=1 fail_timeout=10s;\n}\n"
+    );
+    assert_eq!(parse_upstream(text.as_bytes()), Ok((Name::parse(b"a").unwrap(), list)));
+    let text = b"upstream a { check_ssl_name\n'b' ; server 1.1.1.1; check # }\n; }";
+    let (_, list) = parse_upstream(text).unwrap();
+    assert_eq!(list.check().unwrap().ssl_name.as_deref(), Some("b"));
+}
+
+#[test]
 fn a_block_edited_by_hand_is_read() {
     let text =
         b"# mine\nupstream App { server 1.1.1.1 weight=5;\n server 1.1.1.1:80; server [::1]:1; }";
@@ -76,7 +102,7 @@ fn a_damaged_block_is_refused_with_its_place() {
         ("server a;", r#"line 1, column 1: unexpected "server", expected "upstream""#),
         (
             "upstream a {\n",
-            r#"line 1, column 12: unexpected end after "{", expected "server", a method or "}""#,
+            r#"line 1, column 12: unexpected end after "{", expected "server", a method, "check" or "}""#,
         ),
         (
             "upstream a { server 1.1.1.1 }",
@@ -84,11 +110,11 @@ fn a_damaged_block_is_refused_with_its_place() {
         ),
         (
             "upstream a {\n server 1.1.1.1; ",
-            r#"line 2, column 16: unexpected end after ";", expected "server", a method or "}""#,
+            r#"line 2, column 16: unexpected end after ";", expected "server", a method, "check" or "}""#,
         ),
         (
             "upstream a {\n keepalive 1; }",
-            r#"line 2, column 2: unexpected "keepalive", expected "server", a method or "}""#,
+            r#"line 2, column 2: unexpected "keepalive", expected "server", a method, "check" or "}""#,
         ),
         (
             "upstream a { ip_hash; random; }",
@@ -97,6 +123,14 @@ fn a_damaged_block_is_refused_with_its_place() {
         (
             "upstream a { upsync_lb ip_hash; }",
             r#"line 1, column 24: unexpected "ip_hash" in "upsync_lb", expected roundrobin or local [NETWORK...]"#,
+        ),
+        (
+            "upstream a {\n check_fail_open 5; }",
+            r#"line 2, column 2: "check_fail_open" has no effect without "check", expected "check" beside it"#,
+        ),
+        (
+            "upstream a { check; check_http_send \"x; }",
+            r#"line 1, column 37: no " at the end of "\"x; }", expected a quote at either end"#,
         ),
         (
             "upstream a {\n server b:80;\n}",

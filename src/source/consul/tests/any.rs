@@ -91,6 +91,17 @@ proptest! {
     }
 
     #[test]
+    fn no_token_is_left_in_any_text(
+        token in "[A-Za-z0-9%-]{5,20}",
+        around in proptest::collection::vec(any::<String>(), 1..4),
+        cut in 0usize..20,
+    ) {
+        let query = Query::new(Kind::Kv, &format!("/v1/kv/a/?token={token}")).unwrap();
+        let text = around.join(&token) + token.get(..cut).unwrap_or(&token);
+        prop_assert!(!query.masked(&text).contains(&token), "{}", query.masked(&text));
+    }
+
+    #[test]
     fn any_value_is_read(text in any::<String>(), json in any_json()) {
         let _ = value(&text);
         let _ = value(&json.to_string());
