@@ -320,7 +320,7 @@ subtest 'parameters of "server" that nginx lacks' => sub {
             for 'slow_start', 'drain=on', 'Drain', 'fast_start=1s';
         refused("no address with $name", upstream("$block;\nserver; #!"), 'invalid number of arguments in "server" directive');
     }
-    my $ours = '"slow_start" and "drain" in "server" are for upstreams with "upsync" or "upsync_lb", expected one of these';
+    my $ours = '"slow_start" and "drain" in "server" are for upstreams with "upsync", "upsync_lb" or "check", expected one of these';
     for my $block ('', 'least_conn;', 'ip_hash;', 'hash $uri consistent;', 'keepalive 4;', 'zone app 64k;', 'dyups $host;') {
         my $drains = $has_sticky ? () : 'drain';
         refused("$_ in a block with '$block'", upstream("$block\nserver 127.0.0.1:1 weight=2;\nserver 127.0.0.1:2 $_;"), chosen($ours))

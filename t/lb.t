@@ -638,7 +638,7 @@ subtest 'the balancer of another module' => sub {
         return "$load\n" . $t->globals(module => 0) . "\nevents {}\nhttp {\n%%TEST_GLOBALS_HTTP%%\nupstream app { $block }\n}\n";
     };
     my $emerg = 'upsync: upstream "app": a balancing directive of ngx_http_upstream_fair_module stands in the block, '
-        . 'expected one of nginx\'s own beside "upsync" and "upsync_lb"';
+        . 'expected one of nginx\'s own beside "upsync", "upsync_lb" and "check"';
     my $upsync = 'upsync 127.0.0.1:8500/v1/kv/app/ upsync_type=consul;';
     for my $load ("$ours\n$theirs", "$theirs\n$ours") {
         my $order = $load =~ /^load_module \Q$module/ ? 'ours first' : 'ours last';
