@@ -135,7 +135,7 @@ impl Answer {
 
     /// 400: servers cannot be checked as the body wants.
     pub fn refused_check(dialect: Dialect, place: Place, fault: &str) -> Self {
-        Self::refused_at(dialect, place, format_args!("{}", Printable(fault)))
+        Self::refused_at(dialect, place, format_args!("{fault}"))
     }
 
     /// 400: the body sets `keepalive`, which nginx sets up at its start only.

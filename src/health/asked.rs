@@ -8,6 +8,7 @@ use thiserror::Error;
 use super::talk::http::BodyRule;
 #[cfg(nginx_http_ssl)]
 use super::tls::Context;
+use crate::model::Printable;
 use crate::model::check::{Check, Kind};
 use crate::ngx::regex::Regex;
 
@@ -33,7 +34,7 @@ impl Files {
 #[derive(Debug, Error)]
 pub enum AskError {
     /// PCRE does not take the expression.
-    #[error("invalid regular expression in \"check_http_expect_body\": {0}")]
+    #[error("invalid regular expression in \"check_http_expect_body\": {}", Printable(.0))]
     Regex(String),
     /// nginx was built without.
     #[error("\"type={0}\" in \"check\" needs an nginx with TLS, this one has none")]

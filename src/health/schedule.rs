@@ -165,12 +165,6 @@ pub fn first_due(now: u64, interval: u32, random: u64) -> u64 {
     now.saturating_add(share(random, interval.into())).max(1)
 }
 
-/// When a server that was due at `due` is due next: the first time after `now` that is whole
-/// intervals after `due`, so that no delay moves the times after it.
-pub fn next_due(due: u64, now: u64, interval: u32) -> u64 {
-    in_phase(due, now.saturating_add(1), interval)
-}
-
 /// When a server is due next while its check goes on, which begins at `now` and takes `timeout` at
 /// most: whole intervals after `due`, one at least, and not before the check has ended. If whoever
 /// checks it is killed, the server is checked then.

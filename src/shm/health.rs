@@ -24,6 +24,8 @@ pub struct Health {
     asked: AtomicU64,
     /// When the next check is due, in milliseconds of the monotonic clock; 0 is not yet known.
     due: AtomicU64,
+    /// From one due time to the next, in milliseconds.
+    interval: AtomicU64,
     /// When the last check ended, in milliseconds since 1970; 0 is never.
     checked: AtomicU64,
     /// How it ended: why it failed in the upper 32 bits, 0 if it did not, and below how many
@@ -83,10 +85,19 @@ impl Health {
         self.due.load(Relaxed)
     }
 
-    /// Moves the due time, if it is still `from`. Whoever does this before a check is the one to
-    /// make it.
-    pub fn move_due(&self, from: u64, to: u64) -> bool {
-        self.due.compare_exchange(from, to, Relaxed, Relaxed).is_ok()
+    /// The interval by which it was last moved, in milliseconds.
+    pub fn interval(&self) -> u64 {
+        self.interval.load(Relaxed)
+    }
+
+    /// Moves the due time by an interval in milliseconds, if it is still `from`. Whoever does this
+    /// before a check is the one to make it.
+    pub fn move_due(&self, from: u64, to: u64, interval: u32) -> bool {
+        let moved = self.due.compare_exchange(from, to, Relaxed, Relaxed).is_ok();
+        if moved {
+            self.interval.store(interval.into(), Relaxed);
+        }
+        moved
     }
 
     /// Counts a check: the new verdict, if it is another than before. Where something else was asked
@@ -125,7 +136,7 @@ impl Health {
         for count in [&self.verdict, &self.rise, &self.fall] {
             count.begin(generation);
         }
-        for word in [&self.asked, &self.due, &self.checked, &self.result] {
+        for word in [&self.asked, &self.due, &self.interval, &self.checked, &self.result] {
             word.store(0, Relaxed);
         }
     }
@@ -140,6 +151,7 @@ impl Health {
         for (to, from) in [
             (&self.asked, &other.asked),
             (&self.due, &other.due),
+            (&self.interval, &other.interval),
             (&self.checked, &other.checked),
             (&self.result, &other.result),
         ] {
@@ -218,9 +230,9 @@ mod tests {
     #[test]
     fn one_of_two_takes_a_due_time() {
         let health = Health::default();
-        assert!(health.move_due(0, 100));
-        assert!(!health.move_due(0, 200));
-        assert_eq!(health.due(), 100);
-        assert!(health.move_due(100, 200));
+        assert!(health.move_due(0, 100, 50));
+        assert!(!health.move_due(0, 200, 60));
+        assert_eq!((health.due(), health.interval()), (100, 50));
+        assert!(health.move_due(100, 200, 60));
     }
 }

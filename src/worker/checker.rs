@@ -5,7 +5,7 @@
 //! died or hangs are not left alone.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::c_void;
 use std::fmt;
 use std::io;
@@ -18,7 +18,7 @@ use nginx_sys::{
 
 use super::log;
 use crate::conf::check::CONCURRENCY;
-use crate::conf::settings::Main;
+use crate::conf::settings::{Main, Managed};
 use crate::health::asked::Asked;
 use crate::health::probe::{self, Ending, Local, Owner, Probe, Server};
 use crate::health::schedule::{self, Schedule};
@@ -58,9 +58,11 @@ pub struct Checker {
     schedule: RefCell<Schedule<Server>>,
     /// When the lists were last looked at.
     looked: Cell<u64>,
-    /// Why checks cannot be made, as long as none can.
-    said: Cell<Option<Local>>,
+    /// Servers whose last check could not be made. It was said when the first of them could not.
+    unasked: RefCell<HashSet<Server>>,
     timer: NonNull<Timer>,
+    /// When the timer goes off.
+    wakes: Cell<u64>,
     is_over: Cell<bool>,
 }
 
@@ -119,8 +121,9 @@ impl Checker {
             targets: RefCell::default(),
             schedule: RefCell::default(),
             looked: Cell::new(0),
-            said: Cell::new(None),
+            unasked: RefCell::default(),
             timer: Timer::new(this.as_ptr()),
+            wakes: Cell::new(0),
             is_over: Cell::new(false),
         });
         checker.wait(1);
@@ -156,7 +159,16 @@ impl Checker {
         self.wait(wait);
     }
 
+    /// Waits no longer than until then.
+    fn wait_until(&self, when: u64) {
+        let now = now_msec();
+        if when < self.wakes.get() && !self.is_over.get() {
+            self.wait(when.saturating_sub(now).max(STEP));
+        }
+    }
+
     fn wait(&self, milliseconds: u64) {
+        self.wakes.set(now_msec() + milliseconds);
         // SAFETY: the timer lives as long as the checker.
         unsafe { timer::set(&raw mut (*self.timer.as_ptr()).event, milliseconds as usize) };
     }
@@ -176,10 +188,16 @@ impl Checker {
         if let Some(names) = main.names.get() {
             names.refresh();
         }
-        let configured = main
-            .managed()
-            .into_iter()
-            .filter_map(|managed| Some((managed.name(), Rc::clone(managed.server.live.get()?))));
+        // A list that was posted takes the place of a block's own.
+        let is_posted = |managed: &Managed<'_>| {
+            let host = managed.nginx.host.as_bytes();
+            managed.upsync().is_none()
+                && main.names.get().is_some_and(|names| names.find(host).is_some())
+        };
+        let configured = main.managed().into_iter().filter_map(|managed| {
+            let live = managed.server.live.get().filter(|_| !is_posted(&managed))?;
+            Some((managed.name(), Rc::clone(live)))
+        });
         let posted = main.names.get().map(|names| names.all()).unwrap_or_default();
         let mut gone: Vec<u64> = self.groups.borrow().keys().copied().collect();
         for (name, live) in configured.chain(posted) {
@@ -191,6 +209,7 @@ impl Checker {
         for id in gone {
             self.groups.borrow_mut().remove(&id);
             self.targets.borrow_mut().retain(|server, _| server.upstream != id);
+            self.forget_gone();
         }
     }
 
@@ -207,14 +226,16 @@ impl Checker {
         let Some(asked) = list.asked.clone() else {
             return false;
         };
-        self.adopt(id, &list, now);
+        let is_same = groups.get(&id).is_some_and(|group| Rc::ptr_eq(&group.asked, &asked));
+        self.adopt(id, &list, is_same, now);
         let group = Group { name, live: Rc::clone(live), list, asked, reviewed: 0 };
         groups.insert(id, group);
         true
     }
 
-    /// Takes over the servers of a list; those that have left are checked no more.
-    fn adopt(&self, id: u64, list: &Snapshot, now: u64) {
+    /// Takes over the servers of a list; those that have left are checked no more. Those that stay
+    /// keep their time, unless their checks are others now.
+    fn adopt(&self, id: u64, list: &Snapshot, is_same: bool, now: u64) {
         let mut targets = self.targets.borrow_mut();
         let mut schedule = self.schedule.borrow_mut();
         let servers: HashMap<Server, u32, foldhash::fast::RandomState> = (0..)
@@ -230,13 +251,18 @@ impl Checker {
                 targets.entry(server).or_insert(Target { place, probe: None, under_way: None });
             target.place = place;
             schedule.add(server, now);
+            if !is_same {
+                schedule.again(server, now);
+            }
         }
-        drop(schedule);
-        self.forget_gone(&targets);
+        drop((schedule, targets));
+        self.forget_gone();
     }
 
-    fn forget_gone(&self, targets: &HashMap<Server, Target>) {
+    fn forget_gone(&self) {
+        let targets = self.targets.borrow();
         self.schedule.borrow_mut().keep_only(|server| targets.contains_key(&server));
+        self.unasked.borrow_mut().retain(|server| targets.contains_key(server));
     }
 
     /// A server whose time has come, or may have.
@@ -259,13 +285,12 @@ impl Checker {
             return None;
         }
         let health = &slot.health;
-        let mut due = health.due();
-        if due == 0 {
-            let first = schedule::first_due(now, check.interval, fastrand::u64(..));
-            health.move_due(0, first);
-            due = health.due();
+        let is_under_way =
+            self.targets.borrow().get(&server).is_none_or(|target| target.under_way.is_some());
+        if is_under_way {
+            return Some(now + u64::from(check.interval));
         }
-        let due = self.in_time(health, check, due, now);
+        let due = due(health, check, now);
         let patience =
             if self.is_preferred(server.slot) { 0 } else { schedule::grace(check.interval) };
         if now < due + patience {
@@ -274,27 +299,14 @@ impl Checker {
         if self.running.get() >= self.most || !probe::has_room() {
             return Some(now + LATER);
         }
-        if self.targets.borrow().get(&server).is_none_or(|target| target.under_way.is_some()) {
-            return Some(now + u64::from(check.interval));
-        }
         let lease = schedule::lease(due, now, check.interval, check.timeout);
-        if health.move_due(due, lease) {
+        if health.move_due(due, lease, check.interval) {
             let asked = Rc::clone(&group.asked);
             drop(groups);
             self.begin(server, &asked, UnderWay { due, lease, began: now });
         }
-        Some(lease + patience)
-    }
-
-    /// A due time that is further away than a check can be is one of another interval.
-    fn in_time(&self, health: &Health, check: &Check, due: u64, now: u64) -> u64 {
-        let most = schedule::lease(now, now, check.interval, check.timeout);
-        if due <= most + u64::from(check.interval) {
-            return due;
-        }
-        let first = schedule::first_due(now, check.interval, fastrand::u64(..));
-        health.move_due(due, first);
-        health.due()
+        // Where the check has ended at once, this is when the next is due.
+        Some(upstream.slot(server.slot).health.due() + patience)
     }
 
     fn is_preferred(&self, slot: u64) -> bool {
@@ -347,17 +359,18 @@ impl Checker {
         let now_msec = now_msec();
         let check = &group.asked.check;
         let next = schedule::due_after(under_way.due, now_msec, check.interval);
-        if slot.health.move_due(under_way.lease, next) {
+        if slot.health.move_due(under_way.lease, next, check.interval) {
             let is_preferred = self.is_preferred(server.slot);
             let patience = if is_preferred { 0 } else { schedule::grace(check.interval) };
             self.schedule.borrow_mut().again(server, next + patience);
+            self.wait_until(next + patience);
         }
         let failed = match ending {
             Ending::Checked(failed) => failed,
-            Ending::Local(local) => return self.say(local),
+            Ending::Local(local) => return self.say(server, local),
             Ending::Stale => return,
         };
-        self.said.set(None);
+        self.unasked.borrow_mut().remove(&server);
         let took = u32::try_from(now_msec.saturating_sub(under_way.began)).unwrap_or(u32::MAX);
         let outcome = Outcome { failed, at: now(), took };
         if let Some(is_up) = slot.health.count(server.generation, check, &outcome) {
@@ -366,9 +379,10 @@ impl Checker {
         }
     }
 
-    /// Says why checks cannot be made: once, until one can.
-    fn say(&self, local: Local) {
-        if self.said.replace(Some(local)).is_none() {
+    /// Says why checks cannot be made: once, until all can again.
+    fn say(&self, server: Server, local: Local) {
+        let mut unasked = self.unasked.borrow_mut();
+        if unasked.insert(server) && unasked.len() == 1 {
             log(
                 NGX_LOG_WARN,
                 format_args!("upsync: servers cannot be checked: {local}; verdicts stay"),
@@ -424,6 +438,18 @@ impl Group {
             );
         }
     }
+}
+
+/// When a server is due. The first time, and the first after the interval was changed, it is some
+/// time in the next interval.
+fn due(health: &Health, check: &Check, now: u64) -> u64 {
+    let due = health.due();
+    let is_paced = health.interval() == u64::from(check.interval);
+    if due == 0 || !is_paced && due > now {
+        let first = schedule::first_due(now, check.interval, fastrand::u64(..));
+        health.move_due(due, first, check.interval);
+    }
+    health.due()
 }
 
 /// A server has another verdict than before.

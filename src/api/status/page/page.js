@@ -32,6 +32,7 @@ function rate(number) {
 
 function span(milliseconds) {
   const seconds = milliseconds / 1000;
+  if (milliseconds < 1) return '< 1 ms';
   if (milliseconds < 1000) return `${Math.round(milliseconds)} ms`;
   if (seconds < 120) return `${Number(seconds.toFixed(1))} s`;
   if (seconds < 7200) return `${Math.floor(seconds / 60)} min`;
