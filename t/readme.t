@@ -21,6 +21,14 @@ my %address = (
     (map { ("127.0.0.1:$_" => '127.0.0.1:' . $t->free_port) } 8080, 8081, 9000, 9001, 9002),
     (map { ($_ => $t->testdir . '/' . s{.*/}{}r) } '/run/upsync/api.sock', '/run/app-1.sock'),
 );
+# Files that nginx.conf names: a certificate, and its key.
+my ($key, $certificate) = map { $t->testdir . "/tls.$_" } qw(key crt);
+my %tls = map { ("/etc/nginx/$_->[0]" => $_->[1]) }
+    ['ca.crt', $certificate], ['client.crt', $certificate], ['client.key', $key];
+my $made = !system("openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=app.example.com"
+    . " -addext subjectAltName=DNS:app.example.com -keyout $key -out $certificate 2>/dev/null");
+# How many seconds a command that only asks is run again.
+my $patience = 15;
 my $written = join '|', map { quotemeta } keys %address;
 my %written = reverse %address;
 my $ours = join '|', map { quotemeta } keys %written;
@@ -68,7 +76,7 @@ sub configuration {
         my $server = $name ? "location / { proxy_pass http://$name; }\nlocation = /upstream_list { upstream_show; }\n" : '';
         my $http = $text =~ /^location/ ? '' : $text;
         $server = $text unless $http;
-        $server = "server {\nlisten 127.0.0.1:8080;\n$server}\n" unless $http =~ /^server /m;
+        $server = $http =~ /^server /m ? '' : "server {\nlisten 127.0.0.1:8080;\n$server}\n";
         $server .= "server { listen 127.0.0.1:8081; location / { dyups_interface; } }\n"
             if $http =~ /^(?:dyups|    dyups )/m;
         my $backends = join '', map { "server { listen $_; return 200 \"hello world by $_\\n\"; }\n" }
@@ -111,12 +119,12 @@ sub shell {
     return to_written($output);
 }
 
-# Runs the commands of a console block. nginx follows Consul in its own time, so beside Consul those
-# that only ask are run until they show what they should. What is posted is there at once.
+# Runs the commands of a console block. nginx follows Consul and checks servers in its own time, so
+# there those that only ask are run until they show what they should. What is posted is there at once.
 sub console {
-    my ($text, $line) = @_;
+    my ($text, $line, $conf) = @_;
     my @parts = split /^\$ /m, $text;
-    my $waits = $text =~ /127\.0\.0\.1:8500/;
+    my $waits = $text =~ /127\.0\.0\.1:8500/ || $conf =~ /^ +check /m;
     shift @parts;
     for (@parts) {
         my ($command, $expected) = split /\n/, $_, 2;
@@ -124,11 +132,27 @@ sub console {
         my $output;
         wait_until {
             ($output = timeless(shell($command))) =~ s/\s+$//;
-            $output eq $expected || !$waits || $command =~ / -X/;
-        } 6;
+            $output eq $expected || !$waits || $command =~ / -[Xd] /;
+        } $patience;
         is($output, $expected, "README.md:$line: $command");
     }
     return;
+}
+
+# What is another in an answer of JSON than in what is shown: keys, and the kinds of values. What is
+# null in the one may be anything in the other.
+sub unlike_json {
+    my ($shown, $answer, $path) = @_;
+    return () unless defined $shown && defined $answer;
+    return "$path: another kind" if ref $shown ne ref $answer;
+    if (ref $shown eq 'HASH') {
+        my ($keys, $others) = map { join ' ', sort keys %$_ } $shown, $answer;
+        return "$path: $keys, not $others" if $keys ne $others;
+        return map { unlike_json($shown->{$_}, $answer->{$_}, "$path.$_") } sort keys %$shown;
+    }
+    return map { unlike_json($shown->[0], $_, $path . '[]') } @$answer if ref $shown eq 'ARRAY';
+    my ($is_text, $other) = map { !/^-?[\d.]+$/ || 0 } $shown, $answer;
+    return $is_text != $other ? "$path: $shown, not $answer" : ();
 }
 
 subtest 'README.md' => sub {
@@ -145,14 +169,23 @@ subtest 'README.md' => sub {
             # A dump file that is included has to be there.
             $t->write_file('included.conf', "server 127.0.0.1:9000;\n");
             (my $conf = $text) =~ s{/etc/nginx/app\.conf}{$t->testdir . '/included.conf'}ge;
-            my ($status, $output) = $t->nginx_t(configuration($conf));
-            is($status, 0, "README.md:$line: nginx -t") or diag($output);
-            unlike($output, qr/\[warn\]/, 'without a warning');
+            SKIP: {
+                my $has_files = $conf =~ s{(/etc/nginx/\w+\.(?:crt|key))}{$tls{$1} // $1}ge;
+                skip("README.md:$line: no openssl", 2) if $has_files && !$made;
+                my ($status, $output) = $t->nginx_t(configuration($conf));
+                is($status, 0, "README.md:$line: nginx -t") or diag($output);
+                unlike($output, qr/\[warn\]/, 'without a warning');
+            }
             $last = $text;
         } elsif ($language eq 'console') {
             run_nginx($last) if $running ne $last;
             $running = $last;
-            console($text, $line);
+            console($text, $line, $last);
+        } elsif ($language eq 'json') {
+            # It is what the status page of the configuration above answers.
+            my ($page) = $running =~ m{location = (/\S+) \{\n\s+upsync_status;};
+            my $answer = shell("curl 'http://127.0.0.1:8080$page?format=json'");
+            is_deeply([unlike_json(json($text), json($answer), '')], [], "README.md:$line: as $page") or diag($answer);
         } else {
             fail("README.md:$line: a block of another language ($language) is not tested");
         }
@@ -162,7 +195,8 @@ subtest 'README.md' => sub {
 subtest 'directives' => sub {
     my $dyups = slurp('src/conf/dyups.rs');
     my $source = slurp('src/conf/directives.rs') . $dyups;
-    my %known = map { $_ => 1 } $source =~ /^\s*(?:command\()?c"([a-z_]+)",/mg, $source =~ /command\(c"([a-z_]+)"/g;
+    my %known = map { $_ => 1 } $source =~ /^\s*(?:command\()?c"([a-z_]+)",/mg, $source =~ /command\(c"([a-z_]+)"/g,
+        slurp('src/conf/check.rs') =~ /\bc"([a-z_]+)"/g;
     my %documented = map { $_ => 1 } $readme =~ /^### ([a-z_]+)$/mg;
     $known{least_time} = 1; # ours where nginx lacks it
     is_deeply(\%documented, \%known, 'all and only they are documented');
@@ -177,6 +211,43 @@ subtest 'directives' => sub {
     my @parameters = slurp('src/conf/upsync.rs') =~ /^\s+"([a-z_]+)" => &mut words/mg;
     cmp_ok(@parameters, '>', 4, 'parameters of upsync');
     ok($readme =~ /^- \*\*Syntax:\*\* `upsync .*\b$_=/m, $_) for @parameters;
+    my ($check) = $readme =~ /^### check\n(.*?)^###/ms;
+    my ($forms) = slurp('src/grammar/check/form.rs') =~ /^static CHECK_PARAMETERS(.*?)^\];/ms;
+    my @of_check = sort $forms =~ /name: "(\w+)"/g;
+    is(scalar @of_check, 8, 'parameters of check');
+    is_deeply([sort $check =~ /\[(\w+)=[^\]]+\]/g], \@of_check, 'all and only they are in its syntax');
+    is_deeply([sort $check =~ /^- `(\w+)=/mg], \@of_check, 'and told');
+};
+
+# The first column of the tables below a heading.
+sub column {
+    my $heading = shift;
+    my ($section) = $readme =~ /^### \Q$heading\E\n(.*?)^##/ms;
+    return $section =~ /^\| (`.*?) \|/mg;
+}
+
+# The body of a function, or of an impl.
+sub body { my ($file, $start) = @_; return slurp($file) =~ /^( *)\Q$start\E(.*?)^\1\}/ms ? $2 : '' }
+
+subtest 'tables of all there is' => sub {
+    my @kinds = body('src/model/check.rs', 'pub fn name(self)') =~ /"(\w+)"/g;
+    cmp_ok(@kinds, '>', 8, 'types of checks');
+    is_deeply([column('What is asked')], [map { "`$_`" } @kinds], 'in their order');
+    my @variables = slurp('src/module/variables.rs') =~ /\(c"(\w+)",/g;
+    cmp_ok(@variables, '>', 2, 'variables');
+    is_deeply([column('Variables')], [map { "`\$$_`" } @variables], 'in their order');
+    my @reasons = body('src/model/reason.rs', 'impl fmt::Display for Reason') =~ /(?:write_str\(|write!\(f, )"(.*?)"/g;
+    cmp_ok(@reasons, '>', 20, 'reasons');
+    my @texts = map { s/\b(?:STAGE|ERROR|N)\b/{}/gr } column('Why a check failed');
+    is_deeply([sort @texts], [sort map { '`' . s/\{\w*\}/{}/gr . '`' } @reasons], 'all and only they');
+    my @series = slurp('src/api/status/prometheus.rs') =~ /text\.(?:gauge|counter|untyped)\(\s*"(\w+)"/g;
+    cmp_ok(@series, '>', 20, 'series');
+    my @shown = grep { /^upsync_/ } map { /`(\w+)`/g } column('upsync_status');
+    is_deeply([sort @shown], [sort @series], 'all and only they');
+    my ($who) = $readme =~ /^### Who keeps a server out\n(.*?)^##/ms;
+    my @outs = map { /`(\w+)`/g } map { (split / \| /)[2] } (split /\n(?=\|)/, $who)[3 .. 6];
+    my @words = body('src/model/out.rs', 'pub fn name(self)') =~ /"(\w+)"/g;
+    is_deeply([sort @outs], [sort @words], 'who keeps a server out');
 };
 
 # Texts that the code has: what stands for something else is left out, the rest is there.
@@ -189,7 +260,7 @@ sub in_source {
     $source =~ s/\\\n\s+//g;
     for my $text (@texts) {
         my @parts = grep { /\w{3}/ }
-            split /…|\bN\b|"?\b(?:NAME|KEY|FILE|FOLDER|CLIENT)\b"?|HOST:PORT|\/PATH/, $text;
+            split /…|\bN\b|"?\b(?:NAME|KEY|FILE|FOLDER|CLIENT|ADDRESS)\b"?|HOST:PORT|\/PATH/, $text;
         my @missing = grep { index($source, $_) < 0 } map { s/^[\s,:()]+|[\s,:()]+$//gr } @parts;
         is_deeply(\@missing, [], $text);
     }
@@ -273,6 +344,42 @@ EOF
     'tls.conf' => "\$ $put/app/127.0.0.1:9001\ntrue\n\$ $get\nhello by tls\n",
     # Its own test plays with it.
     'demo.conf' => $kv,
+    'checks.conf' => <<"EOF",
+\$ $put/app/127.0.0.1:9002
+true
+\$ $put/app/127.0.0.1:9001
+true
+\$ $put/app/127.0.0.1:9000
+true
+\$ curl 'http://127.0.0.1:8080/check_status?status=down' | cut -d, -f2-4,7
+app,127.0.0.1:9001,down,http
+\$ curl http://127.0.0.1:8080/metrics | grep ^upsync_check_up | sort
+upsync_check_up{upstream="app",server="127.0.0.1:9000"} 1
+upsync_check_up{upstream="app",server="127.0.0.1:9001"} 0
+upsync_check_up{upstream="app",server="127.0.0.1:9002"} 1
+\$ for i in 1 2 3 4; do $get; done | sort | uniq -c
+      2 $hello
+      2 hello world by 127.0.0.1:9002
+\$ tail -n 4 access.log | cut -d' ' -f5-8 | sort | uniq -c
+      2 200 127.0.0.1:9000 app consul
+      2 200 127.0.0.1:9002 app consul
+\$ tail -n 4 access.log | cut -d' ' -f9 | sort | uniq -c
+      2 -
+      2 check
+\$ grep -o 'server [0-9.:]* is down: .*' error.log
+server 127.0.0.1:9001 is down: body does not match
+\$ curl -D - -o /dev/null http://127.0.0.1:8080/upsync_status | grep -o "^Content-Security-Policy: default-src 'none'"
+Content-Security-Policy: default-src 'none'
+EOF
+    'checks-tls-grpc.conf' => <<"EOF",
+\$ curl http://127.0.0.1:8080/check_status | grep -v ',0,0,' | cut -d, -f2-4,7
+app,127.0.0.1:9001,up,https
+calls,127.0.0.1:9002,up,grpc
+\$ $get
+hello by tls
+\$ curl --http2-prior-knowledge $api/ -o /dev/null -w '%{http_code}'
+200
+EOF
     'posted.conf' => <<"EOF",
 \$ echo "admin:\$(openssl passwd -apr1 secret)" >> users
 \$ $get -H 'Host: app.example.com'
@@ -310,16 +417,21 @@ EOF
 
 is_deeply([sort keys %files], [map { s{.*/}{}r } glob 'nginx-conf/*.conf'], 'all files of nginx-conf/ are run');
 
-# Backends of the files: 9000 speaks HTTP; 9001, too, or TLS.
-my ($key, $certificate) = map { $t->testdir . "/tls.$_" } qw(key crt);
-my $made = !system("openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=app.example.com"
-    . " -addext subjectAltName=DNS:app.example.com -keyout $key -out $certificate 2>/dev/null");
+# What gRPC's health service answers: a message that is not compressed, of two bytes: field 1 is 1.
+my $serving = $t->write_file('SERVING', pack 'CNCC', 0, 2, 8, 1);
+my $health = <<"EOF";
+location /grpc.health.v1.Health/ { error_page 405 =200 /serving; }
+location = /serving { internal; alias $serving; default_type application/grpc; add_trailer grpc-status 0; }
+EOF
 
+# Backends of the files: 9000 and 9002 speak HTTP; 9001, too, or TLS; 9002 also gRPC.
 sub backends {
     my $file = shift;
-    my $tls = $file eq 'tls.conf';
-    my $second = $tls ? "ssl_certificate $certificate; ssl_certificate_key $key; return 200 'hello by tls\\n';" : '';
+    my $tls = $file =~ /tls/;
+    my $second = $tls ? "ssl_certificate $certificate; ssl_certificate_key $key; return 200 'hello by tls\\n';"
+        : $file eq 'checks.conf' ? "return 200 'Maintenance until Monday\\n';" : '';
     my $ssl = $tls ? 'ssl' : '';
+    my ($http2, $grpc) = $file =~ /grpc/ ? ('http2', $health) : ('', '');
     my $text = configuration(<<"EOF");
 load_module x;
 error_log error.log notice;
@@ -328,7 +440,7 @@ events {}
 http {
     server { listen 127.0.0.1:9000; return 200 "hello world by 127.0.0.1:9000\\n"; }
     server { listen 127.0.0.1:9001 $ssl; $second return 200 "hello world by 127.0.0.1:9001\\n"; }
-    server { listen 127.0.0.1:9002; return 200 "hello world by 127.0.0.1:9002\\n"; }
+    server { listen 127.0.0.1:9002 $http2; $grpc location / { return 200 "hello world by 127.0.0.1:9002\\n"; } }
     server { listen unix:/run/app-1.sock; return 200 "hello world by a socket\\n"; }
 }
 EOF
@@ -337,12 +449,12 @@ EOF
 
 for my $file (sort keys %files) {
     subtest $file => sub {
-        plan(skip_all => 'no openssl') if $file eq 'tls.conf' && !$made;
+        plan(skip_all => 'no openssl') if $file =~ /tls/ && !$made;
         my $text = slurp("nginx-conf/$file");
         $nginx->stop if $nginx;
         undef $nginx;
         my $backends = backends($file);
-        my %more = $file eq 'tls.conf' ? ('ca.crt' => slurp($certificate)) : ();
+        my %more = $file =~ /tls/ ? ('ca.crt' => slurp($certificate)) : ();
         $more{'app.conf'} = to_ours("server 127.0.0.1:9000;\n") if $file eq 'demo.conf';
         if ($file eq 'strict.conf') {
             my $nobody = '127.0.0.1:' . $t->free_port;
@@ -352,7 +464,7 @@ for my $file (sort keys %files) {
             like($mute->log . $mute->output, qr/\[emerg\].* upstream "app": .*"upsync" has strong_dependency=on/, 'and says so');
         }
         run_nginx($text, %more);
-        console($files{$file}, $file);
+        console($files{$file}, $file, $text);
         if ($file eq 'dump.conf') {
             $nginx->stop;
             $consul->pause;

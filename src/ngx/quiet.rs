@@ -1,7 +1,6 @@
 //! A log that nobody reads: what it is told is kept, to be asked for.
 
 use std::cell::RefCell;
-use std::ptr;
 
 use nginx_sys::{NGX_LOG_INFO, ngx_log_t, ngx_uint_t, u_char};
 
@@ -15,20 +14,17 @@ thread_local! {
 /// A log for connections whose failures are told otherwise. It lives as long as the process.
 pub fn log() -> *mut ngx_log_t {
     thread_local! {
-        static LOG: *mut ngx_log_t = Box::into_raw(Box::new(ngx_log_t {
-            log_level: NGX_LOG_INFO as ngx_uint_t,
-            file: ptr::null_mut(),
-            connection: 0,
-            disk_full_time: 0,
-            handler: None,
-            data: ptr::null_mut(),
-            writer: Some(keep),
-            wdata: ptr::null_mut(),
-            action: ptr::null_mut(),
-            next: ptr::null_mut(),
-        }));
+        static LOG: *mut ngx_log_t = Box::into_raw(Box::new(quiet()));
     }
     LOG.with(|log| *log)
+}
+
+fn quiet() -> ngx_log_t {
+    // SAFETY: all zeros is a log without a file.
+    let mut log: ngx_log_t = unsafe { std::mem::zeroed() };
+    log.log_level = NGX_LOG_INFO as ngx_uint_t;
+    log.writer = Some(keep);
+    log
 }
 
 /// The last message since this was last asked; empty if there was none.
