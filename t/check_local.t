@@ -131,9 +131,12 @@ subtest 'all connections of the workers are used up' => sub {
 };
 
 subtest 'all file descriptors are used up' => sub {
-    plan skip_all => 'no prlimit here' unless system('prlimit --version >/dev/null 2>&1') == 0;
     my $port = $t->free_port;
     my $nginx = $t->another_nginx($conf =~ s/CONNECTIONS/512/r =~ s/SLOW//r =~ s/PORT/$port/r)->run;
+    if (grep { !limit($_, 1024) } $nginx->workers) {
+        $nginx->stop;
+        plan skip_all => 'no prlimit for these workers here';
+    }
     # If nginx's own functions tell it.
     $nginx->expect_log(qr/socket\(\) failed \(24/);
     my $since = time;
@@ -141,7 +144,7 @@ subtest 'all file descriptors are used up' => sub {
 
     my $mark = $nginx->log_mark;
     # What is open stays open; the next one would be too many.
-    limit($_, 3) for $nginx->workers;
+    is(scalar(grep { limit($_, 3) } $nginx->workers), $workers, 'no worker may open another one');
     $since = time;
     sleep $seconds;
     my $meanwhile = map { $_->requests('HEAD', $since + 0.2) } @apps;
@@ -315,6 +318,5 @@ sub found_down {
 
 sub limit {
     my ($pid, $number) = @_;
-    system('prlimit', "--pid=$pid", "--nofile=$number:") == 0 or die "prlimit failed\n";
-    return;
+    return system("prlimit --pid=$pid --nofile=$number: 2>/dev/null") == 0;
 }

@@ -14,6 +14,7 @@ use Time::HiRes qw(sleep time);
 
 use lib 't/lib';
 use Test::Upsync;
+use Test::Upsync::App;
 use Test::Upsync::Probes qw(cpu judge percentile);
 
 my $seconds = $ENV{TEST_SECONDS} // 10;
@@ -38,11 +39,16 @@ subtest 'the judge' => sub {
 my $t = Test::Upsync->new;
 my $probes = Test::Upsync::Probes->new($t);
 my @servers = map { $probes->address($_) } 1 .. $number;
+# A check of it takes half an interval.
+my $slow = Test::Upsync::App->new($t, delay => $interval / 2)->run;
 my $milliseconds = $interval * 1000;
 my $check = "check interval=$milliseconds rise=1 fall=3 timeout=3000 type=http default_down=false;\n"
     . 'check_http_send "HEAD / HTTP/1.0\r\n\r\n";' . "\n";
 my ($block, $body) = map { join '', $check, map { "server $_;\n" } @$_ }
     [ @servers[ 0 .. $number / 2 - 1 ] ], [ @servers[ $number / 2 .. $number - 1 ] ];
+
+# A check that is cut off by its worker's death is made up for when its time would have been over.
+my $slow_check = $check =~ s/fall=3 timeout=3000/fall=100 timeout=900/r;
 
 # Few connections: each worker has 500 checks a second.
 $t->write_file_expand('nginx.conf', <<"EOF");
@@ -56,6 +62,7 @@ http {
     upstream block {
 $block
     }
+    upstream slow { $slow_check server ${\$slow->address}; }
     upstream posted { server 127.0.0.1:1 down; }
     server {
         listen 127.0.0.1:%%PORT_0%%;
@@ -88,8 +95,8 @@ at($to);
 my $used = cpu($t->nginx) - $cpu;
 
 my $status = json(http_get($t->port(0), '/status', timeout => 20)->{body})->{servers};
-is($status->{total}, $number, 'check_status has all of them');
-is(scalar(grep { $_->{status} eq 'up' } @{ $status->{server} }), $number, 'and all are up');
+is($status->{total}, $number + 1, 'check_status has all of them');
+is(scalar(grep { $_->{status} eq 'up' } @{ $status->{server} }), $number + 1, 'and all are up');
 
 my %schedule = map { $_ => $probes->schedule($_, $interval, $from, $to) } @servers;
 my %count = map { $_ => scalar @{ $schedule{$_}{late} } } @servers;
@@ -114,6 +121,8 @@ my @seldom = grep { $count{$_} < 0.9 * $expected - 1 } @servers;
 cmp_ok(scalar @seldom, '<=', $number / 100, 'at most one of a hundred was asked less often') or diag some(@seldom);
 is(some(grep { $count{$_} < $expected / 2 } @servers), '', 'and none half as often');
 cmp_ok(abs($all / ($number * $expected) - 1), '<', 0.1, "all in all once an interval: $all");
+my $slowly = grep { $_ < $to } $slow->requests('HEAD', $from);
+ok($slowly >= 0.9 * $expected - 1 && $slowly <= 1.1 * $expected + 1, "nor a slow one: from begin to begin, $slowly");
 is(some(grep { !$probes->times($_, $to - 3 * $interval) } @servers), '', 'none was lost');
 my @twice = grep { @{ $schedule{$_}{twice} } } @servers;
 is(scalar @twice, 0, 'none was asked twice in an interval') or diag join "\n", map {

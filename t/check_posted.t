@@ -292,6 +292,8 @@ subtest 'what is refused' => sub {
             . 'default_down=true|false, type=TYPE or port=N' ],
         [ "check;\nserver $a;\ncheck;", 'line 3, column 1: duplicate "check", expected it once at most' ],
         [ "server $a;\ncheck rise=1 rise=2;", 'line 2, column 14: duplicate "rise", expected it once at most' ],
+        [ "check;\ncheck_http_expect_alive 404;\ncheck_http_expect_alive 405;\nserver $a;",
+            'line 3, column 1: duplicate "check_http_expect_alive", expected it once at most' ],
         [ "server $a;\ncheck_fail_open 5;", 'line 2, column 1: "check_fail_open" has no effect without "check", expected "check" beside it' ],
         [ "check;\ncheck_http_send \"\";\nserver $a;", 'line 2, column 17: unexpected "" in "check_http_send", expected one text, which is not empty' ],
         [ "check;\ncheck_http_send;\nserver $a;", 'line 2, column 1: no parameter after "check_http_send", expected one text, which is not empty' ],
@@ -390,6 +392,7 @@ EOF
 
 subtest 'a reload' => sub {
     my $name = 'kept.example';
+    wait_until { (checked($t, $name)->{$dead}{fall} // 0) > 5 } 20, 'it is known, and said, which is down';
     my $mark = $t->log_mark;
     ok($t->reload, 'reloaded');
     is(state_of($name, $a), 'up http', 'the verdict stays');

@@ -79,6 +79,7 @@ subtest 'default_down' => \&default_down;
 subtest 'rise and fall' => \&rise_and_fall;
 subtest 'servers that go and come back' => \&go_and_come;
 subtest 'what cannot be' => \&refused;
+subtest 'what is odd' => \&warned;
 
 $t->done;
 
@@ -223,6 +224,11 @@ $upstreams
         server $nginx{http};
         check interval=24d type=http default_down=false;
     }
+    upstream alone {
+        server $nginx{http};
+        check_http_send "GET /503 HTTP/1.0\\r\\n\\r\\n";
+        check_http_expect_alive http_5xx;
+    }
     upstream sequence {
         check interval=100 rise=2 fall=3 timeout=20s type=http default_down=true;
         server $steady;
@@ -301,6 +307,36 @@ sub http_ {
         [ 'http_tls', $nginx{tls13}, 'status 400' ],
         [ 'http_large', $http, 'up', '', get('/large') ],
     );
+    # Where nobody asks for more, nothing behind the status line counts.
+    my $says = sub {
+        my @pieces = @_;
+        return responder($t, sub {
+            receive($_[0], qr/\r\n\r\n/);
+            syswrite $_[0], $_ for @pieces;
+            return 1;
+        })->address;
+    };
+    my $line = "HTTP/1.1 200 OK\r\n";
+    my $cut = $says->($line);
+    my $many = $says->($line . "Name: value\r\n" x 1001 . "Content-Length: 4\r\n\r\npong");
+    my $thousand = $says->($line . "Name: value\r\n" x 999 . "Content-Length: 4\r\n\r\npong");
+    my $strange = $says->($line . "Name: \0\r\n\r\n");
+    my $pong = 'check_http_expect_body ~ "^pong$";';
+    rows('http',
+        [ 'http_cut', $cut, 'up' ],
+        [ 'http_cut_keep', $cut, 'up', 'timeout=200', 'check_keepalive_requests 3;' ],
+        [ 'http_cut_body', $cut, 'timeout in read', 'timeout=200', $pong ],
+        [ 'http_many', $many, 'up' ],
+        [ 'http_many_keep', $many, 'up', '', 'check_keepalive_requests 3;' ],
+        [ 'http_many_body', $many, 'answer too long', '', $pong ],
+        [ 'http_thousand_body', $thousand, 'up', '', $pong ],
+        [ 'http_strange', $strange, 'up' ],
+        [ 'http_strange_body', $strange, 'no answer of HTTP', '', $pong ],
+        [ 'http_version', $says->("HTTP/2.0 200 OK\r\n\r\n"), 'up' ],
+        [ 'http_version_not', $says->("HTTP/2.0 503 No\r\n\r\n"), 'status 503' ],
+        [ 'http_empty_lines', $says->("\r\n", "\n$line"), 'up' ],
+        [ 'http_early', $says->("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", $line), 'up' ],
+    );
     # One server, another verdict in each upstream.
     rows('http',
         [ 'http_503', $http, 'status 503', '', get('/503') ],
@@ -339,6 +375,17 @@ sub http_ {
     rows('http',
         [ 'port_other', $nobody, 'up', "port=$live" ],
         [ 'port_dead', $http, 'connect refused', "port=$dead" ],
+    );
+    # What stands there again, and what is in force then.
+    rows('http',
+        [ 'again_port', $http, 'up', "port=$dead port=$live" ],
+        [ 'again_check', $http, 'up', "port=$dead", 'check interval=200 rise=1 fall=1 timeout=20s;' ],
+        [ 'again_send', $http, 'up', '', get('/503') . get('/') ],
+        [ 'again_send_not', $http, 'status 503', '', get('/') . get('/503') ],
+        [ 'again_send_default', $http, 'up', '', get('/503') . 'check_http_send "";' ],
+        [ 'again_alive', $http, 'up', '', get('/404') . 'check_http_expect_alive 404; check_http_expect_alive http_5xx;' ],
+        [ 'again_alive_not', $http, 'status 404', '', get('/404') . 'check_http_expect_alive 403; check_http_expect_alive http_5xx;' ],
+        [ 'again_body', $http, 'up', '', get('/') . 'check_http_expect_body ~ "ping"; check_http_expect_body ~ "pong";' ],
     );
     my $keep = sub { qq{check_http_send "GET /$_[0] HTTP/1.1\\r\\nHost: app.example\\r\\n\\r\\n";} };
     rows('http',
@@ -646,7 +693,8 @@ sub answer_by_number {
 # rise=2 fall=3
 sub rise_and_fall {
     wait_until { (checked($t, 'sequence')->{$steady}{rise} // 0) > 5 } 20, 'all was asked';
-    is_deeply([ flips($t, 'sequence') ], [ [ $steady, 'up' ], [ $steady, 'down', 'status 503' ], [ $steady, 'up' ] ],
+    my @both = ([ $steady, 'down', 'status 503' ], [ $steady, 'up' ]);
+    is_deeply([ flips($t, 'sequence') ], [ @both, @both ],
         'so many in a row, neither fewer nor with others between') or diag explain [ flips($t, 'sequence') ];
     return;
 }
@@ -695,7 +743,6 @@ sub refused {
     my $host = '1 to 255 letters, digits, ".", "-", "_" or ":"';
     my $value = sub { qq{invalid value in "$_[0]" of "check", expected $_[1]} };
     my $unexpected = sub { my ($what, $name, $expected) = @_; return qq{unexpected "$what" in "$name", expected $expected} };
-    my $twice = sub { qq{duplicate "$_[0]", expected it once at most} };
     my $none = sub { qq{no parameter after "$_[0]", expected $_[1]} };
     my $long = 'x' x 4000;
 
@@ -709,11 +756,9 @@ sub refused {
     );
     refuses("check $_->[0];", $value->(@$_)) for @values;
     refuses("check $_;", $unexpected->($_, 'check', $parameters)) for qw(interval fast=1 Interval=5 max_fails=3);
-    refuses('check rise=1 fall=1 rise=1;', $twice->('rise'));
-    refuses("check type=tcp;\ncheck type=tcp;", $twice->('check'));
 
     my @companions = (
-        [ 'check_http_send "";', $unexpected->('', 'check_http_send', 'one text, which is not empty') ],
+        [ 'check_http_expect_body ~ "pong"; check_http_expect_body ~ "";', $unexpected->('', 'check_http_expect_body', $body) ],
         (map { [ "check_http_expect_alive $_;", $unexpected->($_, 'check_http_expect_alive', $codes) ] }
             qw(2xx http_6xx http_0xx 99 600 0200 300-200 200- -200 200-600 http_2xxx)),
         [ 'check_http_expect_alive http_2xx nothing;', $unexpected->('nothing', 'check_http_expect_alive', $codes) ],
@@ -731,9 +776,6 @@ sub refused {
         (map { [ "check_ssl_name $_;", $unexpected->($_, 'check_ssl_name', $host) ] } 'app/example', '*.example'),
         [ 'check_ssl_name ' . 'x' x 256 . ';', qr/^unexpected "x+[^"]*" in "check_ssl_name", expected \Q$host\E$/ ],
         (map { [ "check_fail_open $_;", $unexpected->($_, 'check_fail_open', $percent) ] } qw(101 -1 half 5%%)),
-        (map { [ "$_\n$_", $twice->($_ =~ /^(\w+)/) ] } 'check_http_send "GET / HTTP/1.0\r\n\r\n";',
-            'check_http_expect_alive http_2xx;', 'check_http_expect_body ~ "x";', 'check_keepalive_requests 2;',
-            'check_ssl_verify on;', 'check_ssl_name app.example;', 'check_fail_open 50;'),
         [ "check_http_send \"\x01\";", qr/^\Qunexpected "\E.*\Q" in "check_http_send", expected $text\E$/ ],
     );
     refuses("check type=http;\n$_->[0]", $_->[1]) for @companions;
@@ -756,11 +798,6 @@ sub refused {
         next if $name eq 'check_http_expect_alive';
         refuses("check type=http;\n$name$words on x x;",
             qr/^(?:invalid number of arguments in "$name" directive|unexpected "\w+" in "$name", expected \Q$expected\E)$/);
-    }
-
-    for my $directive ('check_http_send "GET / HTTP/1.0\r\n\r\n";', 'check_fail_open 50;', 'check_ssl_verify on;') {
-        my ($name) = $directive =~ /^(\w+)/;
-        refuses($directive, qq{upsync: upstream "app": "$name" has no effect without "check", expected "check" beside it});
     }
 
     # nginx says itself what is wrong with a file.
@@ -791,6 +828,8 @@ sub refused {
         'check type=http; check_http_expect_body !~ "a{2,3}[;#]\.$"; check_fail_open 50%;',
         'check type=fastcgi; check_fastcgi_param "REQUEST_METHOD" "GET"; check_fastcgi_param EMPTY "";',
         'check_keepalive_requests 100; check type=http; check_fail_open 0;',
+        'check type=http; check_http_send "";',
+        'check type=fastcgi; check_fastcgi_param NAME x; check_fastcgi_param NAME x;',
         "check type=https; check_ssl_verify on; check_ssl_name app.example; check_ssl_trusted_certificate $authority->{certificate};"
             . "check_ssl_certificate_key $client->{key}; check_ssl_certificate $client->{certificate};",
     );
@@ -801,6 +840,49 @@ sub refused {
 
     my @notices = $t->log =~ /^.*\[notice\] .*check_shm_size.*$/mg;
     is(scalar @notices, 1, 'check_shm_size is taken, with one notice') or diag explain \@notices;
+    return;
+}
+
+# What nginx_upstream_check_module takes without a word: nginx starts, and says what is odd.
+sub warned {
+    my $twice = sub { qq{duplicate "$_[0]", the last one is in force} };
+    my @again = (
+        [ 'check type=tcp rise=1 fall=1 rise=1 type=http;', $twice->('rise'), $twice->('type') ],
+        [ 'check; check type=tcp fall=2 fall=3;', $twice->('check'), $twice->('fall') ],
+        [ 'check; check_http_expect_alive http_2xx; check_http_expect_alive http_2xx;',
+            'duplicate "check_http_expect_alive", the codes of both are good' ],
+        (map { [ "check type=http; $_ $_", $twice->($_ =~ /^(\w+)/) ] } 'check_http_send "GET / HTTP/1.0\r\n\r\n";',
+            'check_http_send "";', 'check_http_expect_body ~ "x";', 'check_keepalive_requests 2;',
+            'check_ssl_verify on;', 'check_ssl_name app.example;', 'check_fail_open 50;'),
+    );
+    my @alone = ('check_http_send "GET / HTTP/1.0\r\n\r\n";', 'check_http_send "";', 'check_http_expect_alive http_2xx;',
+        'check_keepalive_requests 2;', 'check_fastcgi_param NAME x; check_http_send x;', 'check_fail_open 50;', 'check_ssl_verify on;');
+
+    my $conf = $t->expand("%%TEST_GLOBALS%%\nevents {}\nhttp {\n%%TEST_GLOBALS_HTTP%%\n");
+    my $in = 'in ' . $t->testdir . '/test/nginx.conf:';
+    my ($line, $number, @expected, @at_the_end) = (1 + $conf =~ tr/\n//, 0);
+    my $block = sub {
+        $line += 4;
+        return 'upstream app' . $number++ . " {\nserver 127.0.0.1:1;\n$_[0]\n}\n";
+    };
+    for (@again) {
+        my ($directives, @warnings) = @$_;
+        push @expected, map { "$_ $in" . ($line + 2) } @warnings;
+        $conf .= $block->($directives);
+    }
+    for my $directives (@alone) {
+        my ($name) = $directives =~ /^(\w+)/;
+        push @at_the_end, qq{upsync: upstream "app$number": "$name" has no effect without "check", expected "check" beside it $in$line};
+        $conf .= $block->($directives);
+    }
+    my ($status, $output) = $t->nginx_t("$conf}\n");
+    is($status, 0, 'accepted') or diag $output;
+    is_deeply([ $output =~ /^nginx: \[warn\] (.*)$/mg ], [ @expected, @at_the_end ], 'with warnings, where it stands')
+        or diag $output;
+    unlike($output, qr/\[(?:emerg|alert|crit|error)\]/, 'and no more');
+
+    is_deeply(checked($t, 'alone'), {}, 'without "check", nothing is checked');
+    is(http_get($t->port(0), '/to/alone')->{status}, 200, 'and all are served');
     return;
 }
 

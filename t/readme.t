@@ -368,11 +368,19 @@ upsync_check_up{upstream="app",server="127.0.0.1:9002"} 1
       2 check
 \$ grep -o 'server [0-9.:]* is down: .*' error.log
 server 127.0.0.1:9001 is down: body does not match
+\$ curl -X DELETE http://127.0.0.1:8500/v1/kv/upstreams/app/127.0.0.1:9000
+true
+\$ curl -X DELETE http://127.0.0.1:8500/v1/kv/upstreams/app/127.0.0.1:9002
+true
+\$ grep -o 'checks would take .*' error.log
+checks would take 1 of 1 servers out: their verdicts are ignored
+\$ $get
+Maintenance until Monday
 \$ curl -D - -o /dev/null http://127.0.0.1:8080/upsync_status | grep -o "^Content-Security-Policy: default-src 'none'"
 Content-Security-Policy: default-src 'none'
 EOF
     'checks-tls-grpc.conf' => <<"EOF",
-\$ curl http://127.0.0.1:8080/check_status | grep -v ',0,0,' | cut -d, -f2-4,7
+\$ curl http://127.0.0.1:8080/check_status | grep ',up,[1-9]' | cut -d, -f2-4,7
 app,127.0.0.1:9001,up,https
 calls,127.0.0.1:9002,up,grpc
 \$ $get
@@ -420,7 +428,7 @@ is_deeply([sort keys %files], [map { s{.*/}{}r } glob 'nginx-conf/*.conf'], 'all
 # What gRPC's health service answers: a message that is not compressed, of two bytes: field 1 is 1.
 my $serving = $t->write_file('SERVING', pack 'CNCC', 0, 2, 8, 1);
 my $health = <<"EOF";
-location /grpc.health.v1.Health/ { error_page 405 =200 /serving; }
+location /grpc.health.v1.Health/ { error_page 404 405 =200 /serving; }
 location = /serving { internal; alias $serving; default_type application/grpc; add_trailer grpc-status 0; }
 EOF
 

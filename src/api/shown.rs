@@ -233,7 +233,8 @@ fn server_status(
     let unknown = Slot::default();
     let slot = slot.unwrap_or(&unknown);
     let mut out = slot.outs(generation, &parameters, ngx_time());
-    out.add_if(checked.is_some_and(|checked| !checked.is_up) && !is_open, Out::Check);
+    let counts = |checked: status::Checked| !checked.is_up && (checked.is_default || !is_open);
+    out.add_if(checked.is_some_and(counts), Out::Check);
     let (requests, failures) = slot.requests_and_failures();
     let (sent, received) = slot.sent_and_received();
     status::Server {

@@ -6,13 +6,14 @@ use std::rc::Rc;
 use nginx_sys::{
     NGX_CONF_1MORE, NGX_CONF_ANY, NGX_CONF_TAKE1, NGX_HTTP_MAIN_CONF, NGX_HTTP_MAIN_CONF_OFFSET,
     NGX_HTTP_SRV_CONF_OFFSET, NGX_HTTP_UPS_CONF, NGX_LOG_NOTICE, ngx_command_t, ngx_conf_t,
+    ngx_http_upstream_srv_conf_t,
 };
 
 use super::directives::{command, handle};
 use super::settings::{Main, Server};
 use crate::grammar::parameter::number;
 use crate::health::asked::{AskError, Asked, Base};
-use crate::module::hooks::{blocks, refuse};
+use crate::module::hooks::{blocks, refuse, warn};
 use crate::ngx::conf::{Directive, OK};
 use crate::upstream::Checks;
 
@@ -71,8 +72,11 @@ unsafe extern "C" fn check(
 ) -> *mut c_char {
     let handler = |directive: &mut Directive<'_>, server: &Server, words: &[String]| {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        match server.check.borrow_mut().add(&words) {
-            Ok(()) => OK,
+        match server.check.borrow_mut().configure(&words) {
+            Ok(repeated) => {
+                repeated.iter().for_each(|repeated| directive.warn(repeated));
+                OK
+            }
             Err(error) => directive.error(error),
         }
     };
@@ -154,8 +158,8 @@ unsafe extern "C" fn check_shm_size(
 /// Called from `init_main_conf` with its argument and the settings of the `http {}` just read.
 pub unsafe fn finish(cf: *mut ngx_conf_t, main: &Main) -> bool {
     for (upstream, server) in blocks(main) {
-        // SAFETY: the caller's word; an upstream of a block has its name.
-        let made = unsafe { checks(cf, server, (*upstream).host.to_string()) };
+        // SAFETY: the caller's word.
+        let made = unsafe { checks(cf, upstream, server) };
         match made {
             Ok(checks) => drop(server.checks.set(checks)),
             Err(reason) => {
@@ -171,7 +175,11 @@ pub unsafe fn finish(cf: *mut ngx_conf_t, main: &Main) -> bool {
 /// # Safety
 ///
 /// As of [`finish`].
-unsafe fn checks(cf: *mut ngx_conf_t, server: &Server, host: String) -> Result<Checks, String> {
+unsafe fn checks(
+    cf: *mut ngx_conf_t,
+    upstream: *mut ngx_http_upstream_srv_conf_t,
+    server: &Server,
+) -> Result<Checks, String> {
     let text = |error: AskError| error.to_string();
     let files = server.check_files.borrow();
     if files.certificate.is_some() != files.key.is_some() {
@@ -179,7 +187,13 @@ unsafe fn checks(cf: *mut ngx_conf_t, server: &Server, host: String) -> Result<C
     }
     // SAFETY: the caller's word.
     let base = unsafe { Base::configured(cf, &files) }.map_err(text)?;
-    let check = server.check.take().finish().map_err(|error| error.to_string())?;
+    let check = server.check.take().finish().unwrap_or_else(|alone| {
+        // SAFETY: the caller's word.
+        unsafe { warn(cf, upstream, &alone.to_string()) };
+        None
+    });
+    // SAFETY: an upstream of a block has its name.
+    let host = unsafe { (*upstream).host.to_string() };
     let asked = match check {
         // SAFETY: the caller's word.
         Some(check) => Some(unsafe { Asked::configured(cf, check, &base, &host) }.map_err(text)?),

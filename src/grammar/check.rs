@@ -7,8 +7,11 @@
 mod form;
 mod text;
 
+use std::fmt;
+
 use thiserror::Error;
 
+use crate::model::check::Alive;
 use crate::model::{Check, Printable};
 use form::Form;
 
@@ -21,6 +24,10 @@ pub const VALUE_MAX: usize = 4096;
 pub const FASTCGI_PARAMS_MAX: usize = 64;
 
 const CHECK: &str = "check";
+
+const HTTP_SEND: &str = "check_http_send";
+
+const EXPECT_ALIVE: &str = "check_http_expect_alive";
 
 const FASTCGI_PARAM: &str = "check_fastcgi_param";
 
@@ -89,6 +96,25 @@ pub enum CheckError {
     Alone(&'static str),
 }
 
+/// A directive, or a parameter of `check`, that was there before. As a text it warns of that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Repeated {
+    /// Which word of the directive it is; its name is word 0.
+    at: usize,
+    /// What was there.
+    name: &'static str,
+}
+
+impl fmt::Display for Repeated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let outcome = match self.name {
+            EXPECT_ALIVE => "the codes of both are good",
+            _ => "the last one is in force",
+        };
+        write!(f, "duplicate \"{}\", {outcome}", self.name)
+    }
+}
+
 impl CheckError {
     /// Which word of the directive is wrong; its name is word 0.
     pub fn at(&self) -> usize {
@@ -133,14 +159,52 @@ impl Draft {
     /// TEXT and REGEX have up to [`VALUE_MAX`] bytes, and no control characters but tabs and ends of
     /// lines. What does not fit the type is accepted, as it always was.
     pub fn add(&mut self, words: &[&str]) -> Result<(), CheckError> {
-        let (&name, values) = words.split_first().unwrap_or((&"", &[]));
-        let form = Form::find(name).ok_or_else(|| CheckError::Unknown(name.to_owned()))?;
-        if form.name != FASTCGI_PARAM && self.said.contains(&form.name) {
-            return Err(CheckError::Duplicate { at: 0, name: form.name });
+        let (form, values) = split(words)?;
+        match self.read(form, values)?.first() {
+            None => Ok(()),
+            Some(&Repeated { at, name }) => Err(CheckError::Duplicate { at, name }),
         }
+    }
+
+    /// The same for nginx.conf, where it is no error to say something again, as it is none in
+    /// nginx_upstream_check_module. The result tells what was there before:
+    ///
+    /// - A directive, or a parameter of `check`: the last one is in force. Another `check` says all anew,
+    ///   but that the type stays where it names none.
+    /// - `check_http_expect_alive`: the codes of all are good.
+    ///
+    /// An empty `check_http_send` says that the default is sent.
+    pub fn configure(&mut self, words: &[&str]) -> Result<Vec<Repeated>, CheckError> {
+        let (form, values) = split(words)?;
+        if form.name == HTTP_SEND && values == [""] {
+            self.check.send = None;
+            return Ok(self.note(form).into_iter().collect());
+        }
+        let alive = self.said.contains(&EXPECT_ALIVE).then(|| self.check.alive.clone());
+        let repeated = self.read(form, values)?;
+        if let Some(alive) = alive
+            && form.name == EXPECT_ALIVE
+        {
+            self.check.alive = Alive::new([alive.ranges(), self.check.alive.ranges()].concat());
+        }
+        Ok(repeated)
+    }
+
+    /// Notes what a directive says, and tells what was there before.
+    fn read(&mut self, form: &'static Form, values: &[&str]) -> Result<Vec<Repeated>, CheckError> {
         form.read(&mut self.check, values)?;
+        let mut repeated = form.repeated(values);
+        repeated.splice(..0, self.note(form));
+        Ok(repeated)
+    }
+
+    /// Notes that a directive was there, and tells whether it was before.
+    fn note(&mut self, form: &Form) -> Option<Repeated> {
+        if self.said.contains(&form.name) {
+            return (form.name != FASTCGI_PARAM).then_some(Repeated { at: 0, name: form.name });
+        }
         self.said.push(form.name);
-        Ok(())
+        None
     }
 
     /// Whether nothing was said.
@@ -160,6 +224,13 @@ impl Draft {
             Some(first) => Err(CheckError::Alone(first)),
         }
     }
+}
+
+/// A directive's form, and the words behind its name.
+fn split<'a>(words: &'a [&'a str]) -> Result<(&'static Form, &'a [&'a str]), CheckError> {
+    let (&name, values) = words.split_first().unwrap_or((&"", &[]));
+    let form = Form::find(name).ok_or_else(|| CheckError::Unknown(name.to_owned()))?;
+    Ok((form, values))
 }
 
 #[cfg(test)]

@@ -39,6 +39,9 @@ pub enum AskError {
     /// nginx was built without.
     #[error("\"type={0}\" in \"check\" needs an nginx with TLS, this one has none")]
     NoTls(&'static str),
+    /// OpenSSL has none.
+    #[error("no memory for TLS")]
+    Memory,
     /// A file cannot be used; nginx has said why.
     #[error("the files of \"check_ssl_…\" cannot be used, see above")]
     Files,
@@ -118,9 +121,11 @@ impl Asked {
         let body = match &check.body {
             Some(body) => {
                 let regex = compile(&body.regex).map_err(AskError::Regex)?;
+                let negated = body.negated;
                 Some(BodyRule {
-                    negated: body.negated,
-                    matches: Rc::new(move |text| regex.matches(text)),
+                    negated,
+                    // A text that PCRE gives up on is not as it should be, either way.
+                    matches: Rc::new(move |text| regex.matches(text).unwrap_or(negated)),
                 })
             }
             None => None,
@@ -129,11 +134,11 @@ impl Asked {
         let wants_tls = check.kind.is_over_tls() || check.kind == Kind::SslHello;
         #[cfg(nginx_http_ssl)]
         {
-            let own = || Context::system().map(Rc::new).ok_or(AskError::Files);
+            let shared = || Context::shared(check.ssl_verify).ok_or(AskError::Memory);
             let tls = match &base.tls {
                 _ if !wants_tls => None,
                 Some(tls) => Some(Rc::clone(tls)),
-                None => Some(own()?),
+                None => Some(shared()?),
             };
             Ok(Self { check, name, body, tls })
         }

@@ -4,16 +4,19 @@
 //! at once. nginx's own messages about the connection go to nobody: what came of a check is told once,
 //! by whoever asked for it.
 
+mod socket;
+
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, IntoRawFd};
 use std::ptr;
 use std::rc::{Rc, Weak};
 
 use nginx_sys::{
     NGX_AGAIN, NGX_OK, ngx_close_connection, ngx_connection_t, ngx_create_pool, ngx_current_msec,
     ngx_cycle, ngx_destroy_pool, ngx_event_t, ngx_get_connection, ngx_handle_read_event,
-    ngx_handle_write_event, ngx_msec_t, ngx_os_io,
+    ngx_handle_write_event, ngx_msec_t, ngx_os_io, ngx_reusable_connection,
 };
 
 use super::asked::Asked;
@@ -25,7 +28,7 @@ use crate::model::Reason;
 use crate::model::check::Kind;
 use crate::model::reason::Stage;
 use crate::ngx::boundary::guarded;
-use crate::ngx::{quiet, timer};
+use crate::ngx::{cycle, quiet, timer};
 
 /// What is read at a time, in bytes.
 const READ_SIZE: usize = 16 * 1024;
@@ -52,10 +55,26 @@ pub enum Local {
     System(i32),
     /// No connection of `worker_connections` is free.
     NoConnection,
+    /// As many checks are under way as `check_concurrency` allows.
+    Busy,
     /// The event loop was held up.
     Late,
     /// No memory for TLS.
     Memory,
+}
+
+impl fmt::Display for Local {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::System(number) => write!(f, "{}", io::Error::from_raw_os_error(*number)),
+            Self::NoConnection => f.write_str("no free connection, raise \"worker_connections\""),
+            Self::Busy => {
+                f.write_str("as many checks are under way as \"check_concurrency\" allows")
+            }
+            Self::Late => f.write_str("the worker was held up"),
+            Self::Memory => f.write_str("no memory"),
+        }
+    }
 }
 
 /// Who is told what came of checks.
@@ -87,6 +106,8 @@ pub struct Probe {
     connection: Cell<*mut ngx_connection_t>,
     /// Checks over the connection, with the one under way.
     used: Cell<u32>,
+    /// How they were asked for: the connection is of no use for others.
+    asked: RefCell<Option<Rc<Asked>>>,
     running: RefCell<Option<Running>>,
 }
 
@@ -118,6 +139,7 @@ impl Probe {
             owner,
             connection: Cell::new(ptr::null_mut()),
             used: Cell::new(0),
+            asked: RefCell::new(None),
             running: RefCell::new(None),
         })
     }
@@ -132,14 +154,23 @@ impl Probe {
         !self.connection.get().is_null()
     }
 
-    /// Begins a check of the server at an address, which is a `struct sockaddr`. Gives what came of
+    /// Begins a check of the server at an address, which is a `struct sockaddr`, or at the port of the
+    /// check there. Gives what came of
     /// it, if it has ended already; else the owner is told. None is under way.
     pub fn begin(self: &Rc<Self>, asked: &Rc<Asked>, sockaddr: &[u8]) -> Option<Ending> {
-        let is_kept = self.keeps_connection();
         let Some(talk) = talk(asked) else {
             return Some(Ending::Local(Local::Memory));
         };
-        if !is_kept && let Err(ending) = self.connect(sockaddr) {
+        let last = self.asked.replace(Some(Rc::clone(asked)));
+        if last.is_some_and(|last| !Rc::ptr_eq(&last, asked)) {
+            self.close();
+        }
+        let is_kept = self.keeps_connection();
+        if is_kept {
+            // SAFETY: the connection is the one that was kept.
+            unsafe { ngx_reusable_connection(self.connection.get(), 0) };
+        }
+        if !is_kept && let Err(ending) = self.connect(sockaddr, asked.check.port) {
             return Some(ending);
         }
         // SAFETY: plain integers of this thread.
@@ -167,8 +198,8 @@ impl Probe {
     }
 
     /// Begins to connect. The event loop says how it went.
-    fn connect(self: &Rc<Self>, sockaddr: &[u8]) -> Result<(), Ending> {
-        let socket = connecting(sockaddr)?;
+    fn connect(self: &Rc<Self>, sockaddr: &[u8], port: Option<u16>) -> Result<(), Ending> {
+        let socket = socket::connecting(sockaddr, port)?;
         // SAFETY: a worker has a cycle; nginx gives a connection or nothing, whose events are its own.
         unsafe {
             let connection = ngx_get_connection(socket.as_raw_fd(), quiet::log());
@@ -218,9 +249,13 @@ impl Probe {
         let most = running.asked.check.keepalive_requests;
         *slot = None;
         drop(slot);
-        if keep && self.used.get() < most {
-            // SAFETY: the connection is there as long as nobody closed it.
-            unsafe { timer::unset((*self.connection.get()).write) };
+        if keep && self.used.get() < most && may_keep() {
+            // SAFETY: the connection is there as long as nobody closed it. nginx may close it from now
+            // on, for want of connections for clients.
+            unsafe {
+                timer::unset((*self.connection.get()).write);
+                ngx_reusable_connection(self.connection.get(), 1);
+            }
         } else {
             self.close();
         }
@@ -243,9 +278,9 @@ impl Probe {
     fn connected(&self, running: &mut Running) -> Next {
         // SAFETY: the connection is there while a check is under way.
         let fd = unsafe { (*self.connection.get()).fd };
-        match socket_error(fd) {
+        match socket::error(fd) {
             0 => {}
-            error => return Next::End(connect_failure(error, true)),
+            error => return Next::End(socket::connect_failure(error, true)),
         }
         // SAFETY: as above.
         if unsafe { (*(*self.connection.get()).write).ready() } == 0 {
@@ -327,7 +362,7 @@ impl Probe {
                     unsafe { ngx_handle_write_event((*connection).write, 0) };
                     return Next::Wait;
                 }
-                Err(_) => return running.cut(broken(Stage::Send)),
+                Err(_) => return running.cut(socket::broken(Stage::Send)),
             }
         }
         running.stage = Stage::Read;
@@ -359,7 +394,7 @@ impl Probe {
                     }
                     step => step,
                 },
-                Err(_) => return running.cut(broken(Stage::Read)),
+                Err(_) => return running.cut(socket::broken(Stage::Read)),
             };
             match step {
                 Step::Wait => {}
@@ -464,7 +499,7 @@ unsafe extern "C" fn on_event(event: *mut ngx_event_t) {
         let probe = Rc::from_raw(probe);
         if (*connection).close() != 0 {
             probe.close();
-            if let Some(owner) = probe.owner.upgrade() {
+            if let Some(owner) = probe.owner.upgrade().filter(|_| cycle::is_exiting()) {
                 owner.exiting();
             }
         } else if (*event).timedout() != 0 {
@@ -485,57 +520,6 @@ unsafe extern "C" fn on_event(event: *mut ngx_event_t) {
     });
 }
 
-/// A socket that connects to an address.
-fn connecting(sockaddr: &[u8]) -> Result<OwnedFd, Ending> {
-    let local = || {
-        let error = io::Error::last_os_error().raw_os_error().unwrap_or(0);
-        Ending::Local(Local::System(error))
-    };
-    // SAFETY: addresses of blocks are whole `struct sockaddr`s of at least a family, aligned to 8
-    // bytes; results are checked.
-    unsafe {
-        let address = sockaddr.as_ptr().cast::<libc::sockaddr>();
-        let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-        let fd = libc::socket((*address).sa_family.into(), kind, 0);
-        if fd == -1 {
-            return Err(local());
-        }
-        let socket = OwnedFd::from_raw_fd(fd);
-        if libc::connect(fd, address, sockaddr.len() as libc::socklen_t) == 0 {
-            return Ok(socket);
-        }
-        match io::Error::last_os_error().raw_os_error().unwrap_or(0) {
-            libc::EINPROGRESS => Ok(socket),
-            error => Err(connect_failure(error, false)),
-        }
-    }
-}
-
-/// What a failure to connect says. One that comes later, from the network, is the server's.
-fn connect_failure(error: i32, is_from_network: bool) -> Ending {
-    let reason = match error {
-        libc::ECONNREFUSED => Reason::Refused,
-        // A socket of this machine: its file is gone, or nobody takes connections from it.
-        libc::ENOENT | libc::EAGAIN => Reason::Refused,
-        libc::ETIMEDOUT => Reason::Timeout(Stage::Connect),
-        libc::ECONNRESET => Reason::Reset(Stage::Connect),
-        libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EHOSTDOWN if is_from_network => {
-            Reason::Unreachable
-        }
-        error if is_from_network => Reason::Connect(u16::try_from(error).unwrap_or(0)),
-        error => return Ending::Local(Local::System(error)),
-    };
-    Ending::Checked(Some(reason))
-}
-
-/// What the last failure to send or to read says.
-fn broken(stage: Stage) -> Reason {
-    match io::Error::last_os_error().raw_os_error().unwrap_or(0) {
-        libc::ECONNRESET | libc::EPIPE => Reason::Reset(stage),
-        error => Reason::Broken(stage, u16::try_from(error).unwrap_or(0)),
-    }
-}
-
 /// A conversation is over.
 fn over(verdict: Verdict) -> Next {
     match verdict {
@@ -545,20 +529,15 @@ fn over(verdict: Verdict) -> Next {
     }
 }
 
-fn socket_error(fd: i32) -> i32 {
-    let mut error: i32 = 0;
-    let mut len = size_of::<i32>() as libc::socklen_t;
-    // SAFETY: the system fills an integer of that size.
-    let asked = unsafe {
-        let to = (&raw mut error).cast();
-        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, to, &mut len)
-    };
-    if asked == 0 { error } else { libc::EBADF }
+/// Whether a connection may wait for the next check: half of them are for others.
+fn may_keep() -> bool {
+    // SAFETY: a worker has a cycle as long as it lives.
+    unsafe { (*ngx_cycle).free_connection_n > (*ngx_cycle).connection_n / 2 }
 }
 
-/// Whether a check may take a connection of `worker_connections`: most are for clients, and nginx
-/// closes kept ones, and complains, when few are left.
+/// Whether a check may take a connection of `worker_connections`: most are for clients. When nearly all
+/// are in use nginx closes those that clients keep open (`ngx_drain_connections()`), and complains.
 pub fn has_room() -> bool {
     // SAFETY: a worker has a cycle as long as it lives.
-    unsafe { (*ngx_cycle).free_connection_n > (*ngx_cycle).connection_n / 8 + 1 }
+    unsafe { (*ngx_cycle).free_connection_n > (*ngx_cycle).connection_n / 16 + 1 }
 }

@@ -1,8 +1,9 @@
 //! TLS of checks, by nginx's own functions.
 
-use std::cell::UnsafeCell;
+use std::cell::{OnceCell, UnsafeCell};
 use std::ffi::{CString, c_long};
 use std::ptr;
+use std::rc::Rc;
 
 use nginx_sys::{
     BIO_ctrl_pending, BIO_free, BIO_new, BIO_read, BIO_s_mem, ERR_clear_error, NGX_AGAIN, NGX_OK,
@@ -60,14 +61,25 @@ impl Context {
         }
     }
 
-    /// Made while nginx runs: what the system trusts is trusted.
-    pub fn system() -> Option<Self> {
-        // SAFETY: the log lives as long as the process; the context is new.
-        unsafe {
-            let context = Self::new(quiet::log())?;
-            SSL_CTX_set_default_verify_paths((*context.as_ptr()).ctx);
-            Some(context)
+    /// For all checks without files of their own; where certificates are verified what the system
+    /// trusts is trusted. Each is made once in a process, as the system's certificates are many.
+    pub fn shared(verifies: bool) -> Option<Rc<Self>> {
+        thread_local! {
+            static SHARED: [OnceCell<Rc<Context>>; 2] = const { [OnceCell::new(), OnceCell::new()] };
         }
+        SHARED.with(|shared| {
+            let shared = &shared[usize::from(verifies)];
+            if shared.get().is_none() {
+                // SAFETY: the log lives as long as the process; the context is new.
+                let context = unsafe { Self::new(quiet::log()) }?;
+                if verifies {
+                    // SAFETY: the context is whole.
+                    unsafe { SSL_CTX_set_default_verify_paths((*context.as_ptr()).ctx) };
+                }
+                let _ = shared.set(Rc::new(context));
+            }
+            shared.get().cloned()
+        })
     }
 
     /// # Safety
@@ -137,9 +149,12 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
-        // SAFETY: this is how nginx frees one; connections count their own references. Where it could
-        // not be made there is nothing to free, which OpenSSL takes.
-        unsafe { ngx_ssl_cleanup_ctx(self.as_ptr().cast()) };
+        // SAFETY: this is how nginx frees one, if there is one; connections count their own references.
+        unsafe {
+            if !(*self.as_ptr()).ctx.is_null() {
+                ngx_ssl_cleanup_ctx(self.as_ptr().cast());
+            }
+        }
     }
 }
 

@@ -1,15 +1,14 @@
 //! How an upstream gets our `peer.init`, and which list a request then gets.
 
 use std::ffi::CStr;
-use std::ptr;
 use std::rc::Rc;
 
 use nginx_sys::{
-    NGX_ERROR, NGX_LOG_EMERG, NGX_OK, ngx_conf_t, ngx_http_complex_value, ngx_http_request_t,
-    ngx_http_upstream_init_round_robin, ngx_http_upstream_srv_conf_t, ngx_int_t, ngx_str_t,
+    NGX_ERROR, NGX_LOG_EMERG, NGX_LOG_WARN, NGX_OK, ngx_conf_t, ngx_http_complex_value,
+    ngx_http_request_t, ngx_http_upstream_init_round_robin, ngx_http_upstream_srv_conf_t,
+    ngx_int_t, ngx_str_t,
 };
 
-use super::variables;
 use crate::conf::chosen::chosen;
 use crate::conf::settings::{Main, Server};
 use crate::conf::{balancer, directives};
@@ -60,14 +59,41 @@ pub unsafe fn refuse(
     upstream: *mut ngx_http_upstream_srv_conf_t,
     reason: &str,
 ) {
+    // SAFETY: the caller's word.
+    unsafe { tell(cf, upstream, NGX_LOG_EMERG, reason) };
+}
+
+/// Says what is odd about a block that nginx takes.
+///
+/// # Safety
+///
+/// As of [`refuse`].
+pub unsafe fn warn(
+    cf: *mut ngx_conf_t,
+    upstream: *mut ngx_http_upstream_srv_conf_t,
+    warning: &str,
+) {
+    // SAFETY: the caller's word.
+    unsafe { tell(cf, upstream, NGX_LOG_WARN, warning) };
+}
+
+/// # Safety
+///
+/// As of [`refuse`].
+unsafe fn tell(
+    cf: *mut ngx_conf_t,
+    upstream: *mut ngx_http_upstream_srv_conf_t,
+    level: u32,
+    message: &str,
+) {
     // SAFETY: an upstream of a block has its name and where that stands; the caller's `cf` has a log.
     unsafe {
         let (name, line) = (&(*upstream).host, (*upstream).line);
         let file = CStr::from_ptr((*upstream).file_name.cast()).to_string_lossy();
         ngx::ngx_log_error!(
-            NGX_LOG_EMERG,
+            level,
             (*cf).log,
-            "upsync: upstream \"{name}\": {reason} in {file}:{line}"
+            "upsync: upstream \"{name}\": {message} in {file}:{line}"
         );
     }
 }
@@ -173,35 +199,13 @@ unsafe fn take_over(upstream: *mut ngx_http_upstream_srv_conf_t, server: &Server
     server.initialized.set(true);
 }
 
-/// `peer.init`: finds the list that the request is for, and notes for our variables what it chose.
+/// `peer.init`: finds the list that the request is for.
 unsafe extern "C" fn init_peer(
     request: *mut ngx_http_request_t,
     nginx: *mut ngx_http_upstream_srv_conf_t,
 ) -> ngx_int_t {
-    // SAFETY: nginx calls it with a request and the upstream it goes to. A request has room for a
-    // context of each http module; this one goes with its pool.
+    // SAFETY: nginx calls it with a request and the upstream it goes to.
     guarded(NGX_ERROR as ngx_int_t, || unsafe {
-        *variables::context(request) = ptr::null_mut();
-        let result = pin(request, nginx);
-        let peer = &raw const (*(*request).upstream).peer;
-        if result == NGX_OK as ngx_int_t && peer::is_ours(&*peer) {
-            *variables::context(request) = (*peer).data;
-        }
-        result
-    })
-}
-
-/// Has the request go by the list that it is for, or by nginx's own.
-///
-/// # Safety
-///
-/// As of [`init_peer`].
-unsafe fn pin(
-    request: *mut ngx_http_request_t,
-    nginx: *mut ngx_http_upstream_srv_conf_t,
-) -> ngx_int_t {
-    // SAFETY: the caller's word.
-    unsafe {
         let Some(server) = Server::of(&*nginx) else {
             return NGX_ERROR as ngx_int_t;
         };
@@ -221,7 +225,7 @@ unsafe fn pin(
             return peer::init(request, nginx, Rc::clone(live), None);
         }
         server.inner.get().map_or(NGX_ERROR as ngx_int_t, |inner| inner(request, nginx))
-    }
+    })
 }
 
 /// The list that was posted for the name that the request has, or else for the upstream itself.

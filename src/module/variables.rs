@@ -1,6 +1,6 @@
 //! Variables that say which list a request went by, for logs.
 
-use std::ffi::{CStr, c_void};
+use std::ffi::CStr;
 
 use nginx_sys::{
     NGX_ERROR, NGX_HTTP_VAR_NOCACHEABLE, NGX_OK, ngx_conf_t, ngx_http_add_variable,
@@ -8,7 +8,6 @@ use nginx_sys::{
     ngx_uint_t,
 };
 
-use super::ngx_http_upsync_module;
 use crate::ngx::boundary::guarded;
 use crate::ngx::{pool, variable};
 use crate::shm::directory::Origin;
@@ -41,17 +40,6 @@ pub unsafe fn add(cf: *mut ngx_conf_t) -> bool {
             None => false,
         }
     })
-}
-
-/// Where a request keeps what our hooks have: null before it has chosen a list of ours.
-///
-/// # Safety
-///
-/// `request` is a request of nginx.
-pub unsafe fn context(request: *mut ngx_http_request_t) -> *mut *mut c_void {
-    // SAFETY: nginx makes room for a context of each http module with a request, and numbers the
-    // modules when it loads them.
-    unsafe { (*request).ctx.add(ngx_http_upsync_module.ctx_index) }
 }
 
 unsafe extern "C" fn upstream(
@@ -97,9 +85,9 @@ unsafe fn give(
     value: *mut ngx_http_variable_value_t,
     text: impl FnOnce(&Choice) -> String,
 ) -> ngx_int_t {
-    // SAFETY: the caller's word; the context is of the request's pool, which is still there.
+    // SAFETY: the caller's word; what was chosen is in the request's pool.
     guarded(NGX_ERROR as ngx_int_t, || unsafe {
-        let text = peer::choice(*context(request)).map(text).unwrap_or_default();
+        let text = peer::choice(request).map(text).unwrap_or_default();
         if text.is_empty() {
             variable::set_not_found(value);
             return NGX_OK as ngx_int_t;

@@ -25,6 +25,31 @@ pub unsafe fn place<T>(pool: *mut ngx_pool_t, value: T) -> Option<NonNull<T>> {
     Some(place)
 }
 
+/// The values of a type that [`place`] moved into a pool, the last one first.
+///
+/// # Safety
+///
+/// `pool` is a pool of nginx that outlives the result, of which nothing is dropped meanwhile.
+pub unsafe fn placed<'a, T: 'a>(pool: *mut ngx_pool_t) -> impl Iterator<Item = &'a T> {
+    // SAFETY: the caller's word; nginx keeps what is to be cleaned up in a list.
+    let first = unsafe { (*pool).cleanup };
+    let all = std::iter::successors(NonNull::new(first), |last| {
+        // SAFETY: as above.
+        NonNull::new(unsafe { (*last.as_ptr()).next })
+    });
+    let ours: Cleanup = drop_placed::<T>;
+    all.filter_map(move |cleanup| {
+        // SAFETY: what has this handler is a `T` that `place` has written.
+        unsafe {
+            let is_ours =
+                (*cleanup.as_ptr()).handler.is_some_and(|h| std::ptr::fn_addr_eq(h, ours));
+            is_ours.then(|| &*(*cleanup.as_ptr()).data.cast::<T>())
+        }
+    })
+}
+
+type Cleanup = unsafe extern "C" fn(*mut c_void);
+
 unsafe extern "C" fn drop_placed<T>(data: *mut c_void) {
     // SAFETY: `place` gave nginx a `T` with this handler, and nginx calls it once.
     guarded((), || unsafe { data.cast::<T>().drop_in_place() });

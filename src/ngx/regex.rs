@@ -8,6 +8,12 @@ use nginx_sys::{
 /// Room for what PCRE says is wrong: nginx's `NGX_MAX_CONF_ERRSTR`.
 const ERROR_MAX: usize = 1024;
 
+/// What nginx's `NGX_REGEX_NO_MATCHED` is, with PCRE and PCRE2.
+const NO_MATCH: isize = -1;
+
+/// So that no text holds the event loop up: about a millisecond. PCRE's own limit is 10,000,000.
+const LIMIT: &str = "(*LIMIT_MATCH=100000)";
+
 /// One that has been compiled.
 #[derive(Debug)]
 pub struct Regex {
@@ -48,11 +54,15 @@ impl Regex {
         }
     }
 
-    /// Whether it matches anywhere in a text.
-    pub fn matches(&self, text: &[u8]) -> bool {
+    /// Whether it matches anywhere in a text; none if PCRE gives up.
+    pub fn matches(&self, text: &[u8]) -> Option<bool> {
         let mut text = ngx_str_t { len: text.len(), data: text.as_ptr().cast_mut() };
         // SAFETY: the expression is compiled and its memory there; PCRE only reads the text.
-        unsafe { ngx_regex_exec(self.regex, &mut text, std::ptr::null_mut(), 0) >= 0 }
+        match unsafe { ngx_regex_exec(self.regex, &mut text, std::ptr::null_mut(), 0) } {
+            0.. => Some(true),
+            NO_MATCH => Some(false),
+            _ => None,
+        }
     }
 }
 
@@ -71,17 +81,17 @@ impl Drop for Regex {
 unsafe fn compile(pattern: &str, pool: *mut ngx_pool_t) -> Result<*mut ngx_regex_t, String> {
     let mut error = [0_u8; ERROR_MAX];
     // PCRE wants the text to end with a NUL.
-    let text = [pattern.as_bytes(), b"\0"].concat();
+    let text = format!("{LIMIT}{pattern}\0");
     // SAFETY: all zeros is a valid request; the texts outlive the call, which keeps neither.
     unsafe {
         let mut request: ngx_regex_compile_t = std::mem::zeroed();
-        request.pattern = ngx_str_t { len: pattern.len(), data: text.as_ptr().cast_mut() };
+        request.pattern = ngx_str_t { len: text.len() - 1, data: text.as_ptr().cast_mut() };
         request.pool = pool;
         request.err = ngx_str_t { len: ERROR_MAX, data: error.as_mut_ptr() };
         if ngx_regex_compile(&mut request) == NGX_OK as isize {
             return Ok(request.regex);
         }
         let said = &error[..request.err.len.min(ERROR_MAX)];
-        Err(String::from_utf8_lossy(said).into_owned())
+        Err(String::from_utf8_lossy(said).replacen(LIMIT, "", 1))
     }
 }

@@ -198,6 +198,11 @@ impl Block {
         grammar::check::parse(std::str::from_utf8(self.check_text()).ok()?)
     }
 
+    /// Whether the list came with checks.
+    pub fn has_check(&self) -> bool {
+        !self.check_text().is_empty()
+    }
+
     /// Whether two lists came with the same checks, or both with none.
     pub fn has_check_of(&self, other: &Self) -> bool {
         self.check_text() == other.check_text()

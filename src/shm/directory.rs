@@ -95,6 +95,11 @@ impl Upstream {
         self.entry().versions.get(worker)?.load(Relaxed).checked_sub(1)
     }
 
+    /// Whether the list in force came with checks of its own.
+    pub fn has_own_check(&self) -> bool {
+        self.block().is_some_and(|(_, block)| block.has_check())
+    }
+
     /// Whether so many servers would be out that the verdicts of checks are ignored.
     #[inline]
     pub fn is_open(&self) -> bool {

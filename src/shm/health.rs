@@ -100,10 +100,10 @@ impl Health {
         moved
     }
 
-    /// Counts a check: the new verdict, if it is another than before. Where something else was asked
-    /// before, its checks do not count, but its verdict holds until `rise` or `fall` are reached.
+    /// Counts a check: the new verdict, if it is news. Where something else was asked before, its
+    /// checks do not count, but its verdict holds until `rise` or `fall` are reached. A server that is
+    /// down from the start is news when `fall` is reached, one that is up is not.
     pub fn count(&self, generation: u32, check: &Check, outcome: &Outcome) -> Option<bool> {
-        let before = self.is_up(generation);
         let (good, bad) = match outcome.failed {
             None => (&self.rise, &self.fall),
             Some(_) => (&self.fall, &self.rise),
@@ -117,18 +117,24 @@ impl Health {
         self.checked.store(outcome.at, Relaxed);
         let failed = outcome.failed.map_or(0, Reason::to_word);
         self.result.store(u64::from(failed) << 32 | u64::from(outcome.took), Relaxed);
-        let was_up = before.unwrap_or(!check.default_down);
-        let in_a_row = good.get(generation).unwrap_or(0);
-        let is_up = match outcome.failed {
-            None => was_up || in_a_row >= check.rise,
-            Some(_) => was_up && in_a_row < check.fall,
-        };
-        let verdict = if is_up { UP } else { DOWN };
-        let is_new = before != Some(is_up);
-        if is_new && !self.verdict.update(generation, |_| Some(verdict)) {
+        let is_up = outcome.failed.is_none();
+        let needed = if is_up { check.rise } else { check.fall };
+        let before = self.is_up(generation);
+        if good.get(generation)? < needed || before == Some(is_up) {
             return None;
         }
-        (was_up != is_up).then_some(is_up)
+        let verdict = if is_up { UP } else { DOWN };
+        let is_set = self.verdict.update(generation, |_| Some(verdict));
+        let is_news = before.is_some() || !is_up || check.default_down;
+        (is_set && is_news).then_some(is_up)
+    }
+
+    /// Checks have ended that nobody goes on with: nothing is known any more.
+    pub fn forget(&self, generation: u32) {
+        for count in [&self.verdict, &self.rise, &self.fall] {
+            count.update(generation, |_| Some(0));
+        }
+        self.checked.store(0, Relaxed);
     }
 
     /// The server has left; the next one has this generation.
@@ -197,11 +203,16 @@ mod tests {
     fn a_server_begins_by_default_down() {
         let health = Health::default();
         assert_eq!(health.count(0, &check(1, 2, false), &outcome(BAD)), None);
-        assert_eq!(health.is_up(0), Some(true), "not yet");
+        assert_eq!(health.is_up(0), None, "not yet");
         assert_eq!(health.count(0, &check(1, 2, false), &outcome(BAD)), Some(false));
         let other = Health::default();
-        assert_eq!(other.count(0, &check(2, 1, true), &outcome(BAD)), None, "it was down");
+        assert_eq!(other.count(0, &check(2, 2, true), &outcome(BAD)), None);
+        assert_eq!(other.count(0, &check(2, 2, true), &outcome(BAD)), Some(false), "why it is");
+        assert_eq!(other.count(0, &check(2, 2, true), &outcome(BAD)), None, "said once");
         assert_eq!(other.is_up(0), Some(false));
+        let third = Health::default();
+        assert_eq!(third.count(0, &check(1, 2, false), &outcome(GOOD)), None, "no news");
+        assert_eq!(third.is_up(0), Some(true));
         assert_eq!(other.known(0).last, Some(outcome(BAD)));
     }
 

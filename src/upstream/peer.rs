@@ -81,23 +81,16 @@ pub unsafe fn init(
     NGX_OK as ngx_int_t
 }
 
-/// Whether a request goes by lists of ours: `peer` is as its innermost `peer.init` left it.
-pub fn is_ours(peer: &ngx_peer_connection_t) -> bool {
-    let ours: GetPeer = get;
-    peer.get.is_some_and(|theirs| ptr::fn_addr_eq(theirs, ours))
-}
-
-/// A hook that gives a server.
-type GetPeer = unsafe extern "C" fn(*mut ngx_peer_connection_t, *mut c_void) -> ngx_int_t;
-
-/// What a request knows of its upstream, by `peer.data` as [`init`] has set it.
+/// What a request knows of the last upstream of ours that it went to; also when nginx has redirected it
+/// since, as by `error_page`.
 ///
 /// # Safety
 ///
-/// `data` is null or was read when [`init`] had succeeded, and the request is alive.
-pub unsafe fn choice<'a>(data: *const c_void) -> Option<&'a Choice> {
-    // SAFETY: the caller's word: it is a `Hooked` of the request's pool.
-    unsafe { data.cast::<Hooked>().as_ref() }.map(|hooked| &hooked.choice)
+/// `request` is a request of nginx, which outlives the result.
+pub unsafe fn choice<'a>(request: *mut ngx_http_request_t) -> Option<&'a Choice> {
+    // SAFETY: the caller's word; `init` puts it into the request's pool, which subrequests share.
+    let mut all = unsafe { pool::placed::<Hooked>((*request).pool) };
+    all.find(|hooked| ptr::eq(hooked.choice.request(), request)).map(|hooked| &hooked.choice)
 }
 
 /// Runs `body` with the connection and the choice that nginx hands to a peer hook.

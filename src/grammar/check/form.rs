@@ -1,8 +1,12 @@
 //! The directives: what may stand in each, and what it says.
 #![forbid(unsafe_code)]
 
-use super::{CHECK, CheckError, FASTCGI_PARAM, FASTCGI_PARAMS_MAX, VALUE_MAX};
-use crate::grammar::{parameter, time};
+use super::{
+    CHECK, CheckError, EXPECT_ALIVE, FASTCGI_PARAM, FASTCGI_PARAMS_MAX, HTTP_SEND, Repeated,
+    VALUE_MAX,
+};
+use crate::grammar::parameter::number;
+use crate::grammar::time;
 use crate::model::Check;
 use crate::model::check::{Alive, ExpectBody, Kind};
 use crate::model::list::COUNT_MAX;
@@ -29,14 +33,14 @@ struct Words<'a> {
 static FORMS: [Form; 9] = [
     Form { name: CHECK, words: (0, usize::MAX), texts: 0, expected: PARAMETERS, read: check },
     Form {
-        name: "check_http_send",
+        name: HTTP_SEND,
         words: (1, 1),
         texts: 1,
         expected: "one text, which is not empty",
         read: http_send,
     },
     Form {
-        name: "check_http_expect_alive",
+        name: EXPECT_ALIVE,
         words: (1, usize::MAX),
         texts: 0,
         expected: "http_1xx to http_5xx, codes from 100 to 599 and ranges such as 200-299",
@@ -166,6 +170,22 @@ impl Form {
             None => (self.read)(check, words),
         }
     }
+
+    /// The parameters among the words behind the name that are there more than once, each where it is
+    /// there again.
+    pub fn repeated(&self, values: &[&str]) -> Vec<Repeated> {
+        let (mut seen, mut repeated): (Vec<&str>, Vec<Repeated>) = (Vec::new(), Vec::new());
+        let parameters = if self.name == CHECK { values } else { &[] };
+        for (place, word) in parameters.iter().enumerate() {
+            let Some((Parameter { name, .. }, _)) = parameter(word) else { continue };
+            if !seen.contains(name) {
+                seen.push(name);
+            } else if !repeated.iter().any(|other| other.name == *name) {
+                repeated.push(Repeated { at: place + 1, name });
+            }
+        }
+        repeated
+    }
 }
 
 impl<'a> Words<'a> {
@@ -209,24 +229,24 @@ impl<'a> Words<'a> {
     }
 }
 
+/// What another `check` said is forgotten, but for the type if this one has none, as in the original.
 fn check(check: &mut Check, words: Words<'_>) -> Result<(), CheckError> {
-    let mut said: Vec<&'static str> = Vec::new();
+    let Check { interval, rise, fall, timeout, default_down, port, .. } = Check::default();
+    let companions = std::mem::take(check);
+    *check = Check { interval, rise, fall, timeout, default_down, port, ..companions };
     for (place, &word) in words.values.iter().enumerate() {
-        let at = place + 1;
-        let found = word.split_once('=').and_then(|(name, value)| {
-            let parameter = CHECK_PARAMETERS.iter().find(|parameter| parameter.name == name)?;
-            Some((parameter, value))
-        });
-        let (parameter, value) = found.ok_or_else(|| words.unexpected(place, PARAMETERS))?;
-        let Parameter { name, expected, set } = parameter;
-        if said.contains(name) {
-            return Err(CheckError::Duplicate { at, name });
-        }
-        let invalid = || CheckError::Value { at, value: word.to_owned(), expected };
+        let unknown = || words.unexpected(place, PARAMETERS);
+        let (Parameter { expected, set, .. }, value) = parameter(word).ok_or_else(unknown)?;
+        let invalid = || CheckError::Value { at: place + 1, value: word.to_owned(), expected };
         set(check, value).ok_or_else(invalid)?;
-        said.push(name);
     }
     Ok(())
+}
+
+/// A parameter of `check` and its value.
+fn parameter(word: &str) -> Option<(&'static Parameter, &str)> {
+    let (name, value) = word.split_once('=')?;
+    Some((CHECK_PARAMETERS.iter().find(|parameter| parameter.name == name)?, value))
 }
 
 fn http_send(check: &mut Check, words: Words<'_>) -> Result<(), CheckError> {
@@ -271,14 +291,14 @@ fn set<T>(to: &mut T, value: Option<T>) -> Option<()> {
 /// has it, which nobody would expect here.
 fn milliseconds(text: &str) -> Option<u32> {
     let time = match text.bytes().last()? {
-        b'0'..=b'9' => parameter::number(text, COUNT_MAX)?.into(),
+        b'0'..=b'9' => number(text, COUNT_MAX)?.into(),
         _ => time::parse_milliseconds(text).filter(|_| !text.ends_with(' '))?,
     };
     u32::try_from(time).ok().filter(|time| (1..=COUNT_MAX).contains(time))
 }
 
 fn count(text: &str) -> Option<u32> {
-    parameter::number(text, COUNT_MAX).filter(|&number| number != 0)
+    number(text, COUNT_MAX).filter(|&number| number != 0)
 }
 
 /// Whether it is the one word or the other, in whatever case.
@@ -290,7 +310,7 @@ fn one_of(text: &str, yes: &str, no: &str) -> Option<bool> {
 /// First and last of `http_2xx`, `404` or `200-299`.
 fn codes(text: &str) -> Option<(u16, u16)> {
     let code = |text: &str| {
-        let code = u16::try_from(parameter::number(text, 599)?).ok();
+        let code = u16::try_from(number(text, 599)?).ok();
         code.filter(|&code| text.len() == 3 && code >= 100)
     };
     if let [b'h', b't', b't', b'p', b'_', class @ b'1'..=b'5', b'x', b'x'] =
@@ -310,6 +330,6 @@ fn host(text: &str) -> Option<String> {
 }
 
 fn percent(text: &str) -> Option<u8> {
-    let number = parameter::number(text.strip_suffix('%').unwrap_or(text), 100)?;
+    let number = number(text.strip_suffix('%').unwrap_or(text), 100)?;
     u8::try_from(number).ok()
 }

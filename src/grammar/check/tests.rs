@@ -234,6 +234,87 @@ fn directives_stand_once_and_with_check() {
     assert_eq!(alone, Err((0, message.to_owned())));
 }
 
+/// What directives of nginx.conf say, whose words stand between spaces, and what they warn of.
+fn configured(directives: &[&str]) -> (Check, Vec<String>) {
+    let (mut draft, mut warnings) = (Draft::default(), Vec::new());
+    for directive in directives {
+        let words: Vec<&str> = directive.split(' ').collect();
+        let repeated = draft.configure(&words).unwrap();
+        assert!(repeated.iter().all(|repeated| repeated.at < words.len()));
+        warnings.extend(repeated.iter().map(Repeated::to_string));
+    }
+    (draft.finish().unwrap().unwrap(), warnings)
+}
+
+#[test]
+fn in_nginx_conf_the_last_one_is_in_force() {
+    let plain = Check::default();
+    let last = |name: &str| format!("duplicate \"{name}\", the last one is in force");
+    let http = Check { kind: Kind::Http, interval: 5, ..plain.clone() };
+    for (directives, expected, warnings) in [
+        (&["check type=http interval=5"][..], http.clone(), vec![]),
+        (
+            &["check rise=9 type=http port=81", "check interval=5"],
+            http.clone(),
+            vec![last("check")],
+        ),
+        (&["check type=http", "check type=tcp"], plain.clone(), vec![last("check")]),
+        (
+            &["check rise=1 fall=1 rise=3 fall=7 rise=2 fall=5"],
+            plain.clone(),
+            vec![last("rise"), last("fall")],
+        ),
+        (
+            &["check_http_send a", "check", "check_fail_open 1", "check rise=7 rise=2"],
+            Check { send: Some("a".into()), fail_open: 1, ..plain.clone() },
+            vec![last("check"), last("rise")],
+        ),
+        (
+            &["check", "check_keepalive_requests 2", "check_keepalive_requests 3"],
+            Check { keepalive_requests: 3, ..plain.clone() },
+            vec![last("check_keepalive_requests")],
+        ),
+        (
+            &["check_http_expect_body ~ a", "check", "check_http_expect_body !~ b"],
+            Check { body: Some(ExpectBody { negated: true, regex: "b".into() }), ..plain.clone() },
+            vec![last("check_http_expect_body")],
+        ),
+        (
+            &["check", "check_ssl_verify on", "check_ssl_verify off", "check_ssl_verify on"],
+            Check { ssl_verify: true, ..plain.clone() },
+            vec![last("check_ssl_verify"), last("check_ssl_verify")],
+        ),
+    ] {
+        assert_eq!(configured(directives), (expected, warnings), "{directives:?}");
+    }
+}
+
+#[test]
+fn in_nginx_conf_codes_add_up() {
+    let alive = |ranges| Check { alive: Alive::new(ranges), ..Check::default() };
+    let once = ["check_http_expect_alive 404", "check"];
+    assert_eq!(configured(&once), (alive(vec![(404, 404)]), vec![]));
+    let twice = ["check", "check_http_expect_alive http_2xx", "check_http_expect_alive 404 200"];
+    let warning = "duplicate \"check_http_expect_alive\", the codes of both are good".to_owned();
+    assert_eq!(configured(&twice), (alive(vec![(200, 299), (404, 404)]), vec![warning]));
+    let params = ["check_fastcgi_param A b", "check", "check_fastcgi_param A c"];
+    assert_eq!(configured(&params).0.fastcgi_params.len(), 2);
+    assert_eq!(configured(&params).1, Vec::<String>::new());
+}
+
+#[test]
+fn in_nginx_conf_an_empty_request_is_the_default() {
+    let warning = "duplicate \"check_http_send\", the last one is in force".to_owned();
+    assert_eq!(configured(&["check", "check_http_send "]), (Check::default(), vec![]));
+    let twice = ["check_http_send a", "check", "check_http_send "];
+    assert_eq!(configured(&twice), (Check::default(), vec![warning]));
+    for words in
+        [&["check_http_send"][..], &["check_http_send", "", ""], &["check_http_send", "\0"]]
+    {
+        assert!(Draft::default().configure(words).is_err(), "{words:?}");
+    }
+}
+
 #[test]
 fn texts_are_bounded() {
     let longest = "x".repeat(VALUE_MAX);
@@ -316,9 +397,11 @@ proptest! {
             ]).prop_map(str::to_owned),
         ], 0..4), 0..5)
     ) {
-        let mut draft = Draft::default();
+        let (mut draft, mut lenient) = (Draft::default(), Draft::default());
         for words in &directives {
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            let repeated = lenient.configure(&words).unwrap_or_default();
+            prop_assert!(repeated.iter().all(|repeated| words.get(repeated.at).is_some()));
             if let Err(error) = draft.add(&words) {
                 prop_assert!(error.at() == 0 || words.get(error.at()).is_some());
                 prop_assert!(!error.to_string().contains(char::is_control));
@@ -326,6 +409,7 @@ proptest! {
             }
         }
         if let Ok(Some(check)) = draft.finish() {
+            prop_assert_eq!(lenient.finish(), Ok(Some(check.clone())));
             prop_assert_eq!(parse(&text(&check)), Some(check));
         }
     }

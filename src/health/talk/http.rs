@@ -1,12 +1,15 @@
 //! `http` and `https`: a request of HTTP/1, and whether its answer is good.
 //!
-//! Where no body is asked for, the status alone says whether the server is well. The body is then
-//! read only to find out whether the connection can be used again, and nothing about it is a failure.
+//! Where no body is asked for, the status line alone says whether the server is well, as in
+//! nginx_upstream_check_module. What follows is then read only to find out whether the connection can be
+//! used again, if that is wanted, and nothing about it is a failure.
 #![forbid(unsafe_code)]
 
 mod body;
 mod chunked;
 mod head;
+mod input;
+mod status_line;
 #[cfg(test)]
 mod tests;
 
@@ -20,9 +23,8 @@ use crate::model::reason::Stage;
 use body::{BODY_MAX, Body, Progress};
 use chunked::Fault;
 use head::{Framing, Head};
-
-/// The most bytes of all heads of an answer, those of 1xx included.
-const HEAD_MAX: usize = 16 * 1024;
+use input::Input;
+use status_line::{StatusLine, Version};
 
 /// Whether a body matches, of which there are 128 KiB at most.
 pub type Matcher = Rc<dyn Fn(&[u8]) -> bool>;
@@ -50,17 +52,16 @@ pub struct Http {
     alive: Alive,
     rule: Option<BodyRule>,
     keepalive: bool,
+    /// What has come of the heads.
+    input: Input,
     state: State,
 }
 
 enum State {
-    /// The head is being read.
-    Head {
-        /// What has come of it: at most `room`, and what came with the last of it.
-        received: Vec<u8>,
-        /// How much of [`HEAD_MAX`] is left.
-        room: usize,
-    },
+    /// A status line is to come.
+    Status,
+    /// It has come, and headers are to: the status is good, or one of 1xx.
+    Headers(StatusLine),
     /// The status is good; the body is being read. `keeps` is the server's word for the connection.
     Body { body: Body, keeps: bool },
 }
@@ -75,38 +76,52 @@ impl Http {
             alive,
             rule,
             keepalive,
-            state: State::Head { received: Vec::new(), room: HEAD_MAX },
+            input: Input::default(),
+            state: State::Status,
         }
     }
 
     fn take(&mut self, bytes: &[u8]) -> Result<Option<Verdict>, Reason> {
-        let State::Head { received, room } = &mut self.state else {
+        if let State::Body { .. } = self.state {
             return self.take_body(bytes);
-        };
-        received.extend_from_slice(bytes);
-        while let Some((head, length)) = read_head(received, *room, self.no_body)? {
-            received.drain(..length);
-            *room -= length;
-            // A change of protocol is the last that is said in this one.
-            if !(100..200).contains(&head.code) || head.code == 101 {
-                let rest = std::mem::take(received);
-                return self.take_answer(head, &rest);
-            }
         }
-        Ok(None)
+        self.input.push(bytes);
+        loop {
+            if let State::Headers(line) = self.state {
+                let Some(headers) = self.input.headers()? else { return Ok(None) };
+                if !line.is_interim() {
+                    return self.take_head(Head::read(line, &headers, self.no_body)?);
+                }
+            }
+            self.state = State::Status;
+            let Some(line) = self.input.status_line()? else { return Ok(None) };
+            if self.is_enough(line)? {
+                return Ok(Some(Verdict::WELL));
+            }
+            self.state = State::Headers(line);
+        }
     }
 
-    fn take_answer(&mut self, head: Head, rest: &[u8]) -> Result<Option<Verdict>, Reason> {
-        if !self.alive.has(head.code) {
-            return Err(Reason::Status(head.code));
+    /// Whether the status is good and no more is asked for.
+    fn is_enough(&self, line: StatusLine) -> Result<bool, Reason> {
+        if line.is_interim() {
+            return Ok(false);
         }
+        if !self.alive.has(line.code) {
+            return Err(Reason::Status(line.code));
+        }
+        Ok(self.rule.is_none() && !(self.keepalive && line.version != Version::Other))
+    }
+
+    fn take_head(&mut self, head: Head) -> Result<Option<Verdict>, Reason> {
         let keeps = self.keepalive && head.keeps;
         if self.rule.is_none() && !(keeps && is_worth_reading(head.framing)) {
             return Ok(Some(Verdict::WELL));
         }
         let body = Body::new(head.framing, self.rule.is_some()).ok_or(Reason::NotHttp)?;
         self.state = State::Body { body, keeps };
-        self.take_body(rest)
+        let rest = std::mem::take(&mut self.input).into_rest();
+        self.take_body(&rest)
     }
 
     fn take_body(&mut self, bytes: &[u8]) -> Result<Option<Verdict>, Reason> {
@@ -115,7 +130,6 @@ impl Http {
             Ok(Progress::More) => return Ok(None),
             Ok(Progress::Full) => false,
             Ok(Progress::End(rest)) => *keeps && rest.is_empty(),
-            Err(_) if self.rule.is_none() => false,
             Err(Fault::Invalid) => return Err(Reason::NotHttp),
             Err(Fault::TooLong) => return Err(Reason::TooLong),
         };
@@ -132,15 +146,6 @@ impl Http {
             }
             _ => Verdict::Well { reusable },
         }
-    }
-}
-
-/// The head that `received` begins with, of at most `room` bytes.
-fn read_head(received: &[u8], room: usize, no_body: bool) -> Result<Option<(Head, usize)>, Reason> {
-    let window = received.get(..room).unwrap_or(received);
-    match Head::read(window, no_body)? {
-        None if window.len() == room => Err(Reason::TooLong),
-        head => Ok(head),
     }
 }
 
@@ -162,7 +167,7 @@ impl Talk for Http {
         match self.take(bytes) {
             Ok(None) => Step::Wait,
             Ok(Some(verdict)) => Step::Done(verdict),
-            Err(reason) => Step::Done(Verdict::Failed(reason)),
+            Err(reason) => Step::Done(self.cut(reason)),
         }
     }
 
@@ -174,9 +179,11 @@ impl Talk for Http {
     }
 
     fn cut(&mut self, reason: Reason) -> Verdict {
-        match self.state {
-            State::Body { .. } if self.rule.is_none() => Verdict::WELL,
-            _ => Verdict::Failed(reason),
-        }
+        let is_good = match self.state {
+            State::Status => false,
+            State::Headers(line) => !line.is_interim(),
+            State::Body { .. } => true,
+        };
+        if is_good && self.rule.is_none() { Verdict::WELL } else { Verdict::Failed(reason) }
     }
 }

@@ -82,9 +82,9 @@ impl<'a> Asking<'a> {
     /// Whether checks let it.
     #[inline]
     fn is_well(&self, slot: &Slot, generation: u32) -> bool {
-        self.list.asked.as_ref().is_none_or(|asked| {
-            slot.health.is_up(generation).unwrap_or(!asked.check.default_down)
-                || self.choice.live.upstream().is_open()
+        self.list.asked.as_ref().is_none_or(|asked| match slot.health.is_up(generation) {
+            Some(is_up) => is_up || self.choice.live.upstream().is_open(),
+            None => !asked.check.default_down,
         })
     }
 

@@ -3,16 +3,18 @@
 
 use httparse::{EMPTY_HEADER, Header, ParserConfig, Response, Status};
 
+use super::status_line::{StatusLine, Version};
 use crate::model::Reason;
 
 /// The most headers of an answer.
-pub const HEADERS_MAX: usize = 100;
+pub const HEADERS_MAX: usize = 1000;
+
+/// In place of a status line that was read already.
+const ANY_LINE: &[u8] = b"HTTP/1.1 200\r\n";
 
 /// What the head of an answer says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// The status, 0 to 999.
-    pub code: u16,
     /// Where the body ends.
     pub framing: Framing,
     /// The server keeps the connection for more requests.
@@ -33,38 +35,30 @@ pub enum Framing {
 }
 
 impl Head {
-    /// Reads a head, and says how long it is; none is one that has not come to its end. `no_body`
-    /// says that the request was of a kind that gets none, as `HEAD`.
+    /// Reads the headers behind `line`, with the empty line at their end. `no_body` says that the
+    /// request was of a kind that gets none, as `HEAD`.
     ///
     /// As nginx does, it passes over lines that are no headers.
     ///
     /// # Errors
     ///
     /// [`Reason::NotHttp`] and, for too many headers, [`Reason::TooLong`].
-    pub fn read(bytes: &[u8], no_body: bool) -> Result<Option<(Self, usize)>, Reason> {
-        // The parser would pass over empty lines before it.
-        if bytes.first().is_some_and(|first| *first != b'H') {
-            return Err(Reason::NotHttp);
-        }
-        let mut headers = [EMPTY_HEADER; HEADERS_MAX];
+    pub fn read(line: StatusLine, bytes: &[u8], no_body: bool) -> Result<Self, Reason> {
+        let bytes = [ANY_LINE, bytes].concat();
+        let mut headers = vec![EMPTY_HEADER; HEADERS_MAX];
         let mut response = Response::new(&mut headers);
-        let length = match parser().parse_response(&mut response, bytes) {
-            Ok(Status::Complete(length)) => length,
-            Ok(Status::Partial) => return Ok(None),
+        match parser().parse_response(&mut response, &bytes) {
+            Ok(Status::Complete(length)) if length == bytes.len() => {}
             Err(httparse::Error::TooManyHeaders) => return Err(Reason::TooLong),
-            Err(_) => return Err(Reason::NotHttp),
-        };
-        let code = response.code.ok_or(Reason::NotHttp)?;
-        let is_1_1 = response.version == Some(1);
-        let framing = match code {
+            _ => return Err(Reason::NotHttp),
+        }
+        let framing = match line.code {
             100..=199 | 204 | 304 => Framing::Length(0),
             _ if no_body => Framing::Length(0),
             _ => framing(response.headers),
         };
-        let keeps = keeps(is_1_1, response.headers)
-            && code != 101
-            && (is_1_1 || framing != Framing::Chunked);
-        Ok(Some((Self { code, framing, keeps }, length)))
+        let keeps = line.code != 101 && keeps(line.version, framing, response.headers);
+        Ok(Self { framing, keeps })
     }
 }
 
@@ -73,7 +67,6 @@ fn parser() -> ParserConfig {
     parser
         .allow_spaces_after_header_name_in_responses(true)
         .allow_obsolete_multiline_headers_in_responses(true)
-        .allow_multiple_spaces_in_response_status_delimiters(true)
         .allow_space_before_first_header_name(true)
         .ignore_invalid_headers_in_responses(true);
     parser
@@ -104,13 +97,18 @@ fn length(value: &[u8]) -> Option<u64> {
     digits.parse().ok()
 }
 
-fn keeps(is_1_1: bool, headers: &[Header]) -> bool {
+fn keeps(version: Version, framing: Framing, headers: &[Header]) -> bool {
     let says = |option: &[u8]| {
         values(headers, "connection")
             .flat_map(|value| value.split(|byte| *byte == b','))
             .any(|token| token.trim_ascii().eq_ignore_ascii_case(option))
     };
-    !says(b"close") && (is_1_1 || says(b"keep-alive"))
+    let is_kept = match version {
+        Version::V1_1 => true,
+        Version::V1_0 => framing != Framing::Chunked && says(b"keep-alive"),
+        Version::Other => false,
+    };
+    is_kept && !says(b"close")
 }
 
 fn values<'a>(headers: &'a [Header], name: &'a str) -> impl Iterator<Item = &'a [u8]> {
@@ -124,11 +122,14 @@ fn values<'a>(headers: &'a [Header], name: &'a str) -> impl Iterator<Item = &'a 
 mod tests {
     use super::*;
 
+    /// Of a status line and headers.
+    fn read(text: &str, no_body: bool) -> Result<Head, Reason> {
+        let (line, length) = StatusLine::read(text.as_bytes()).unwrap().unwrap();
+        Head::read(line, &text.as_bytes()[length..], no_body)
+    }
+
     fn head(text: &str) -> Head {
-        match Head::read(text.as_bytes(), false) {
-            Ok(Some((head, length))) if length == text.len() => head,
-            other => panic!("{text}: {other:?}"),
-        }
+        read(text, false).unwrap_or_else(|reason| panic!("{text}: {reason}"))
     }
 
     fn framing(headers: &str) -> Framing {
@@ -136,44 +137,27 @@ mod tests {
     }
 
     #[test]
-    fn statuses() {
-        for (text, code) in [
-            ("HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\n\r\n", 200),
-            ("HTTP/1.0 503\r\n\r\n", 503),
-            ("HTTP/1.1  404  Not Found\n\n", 404),
-            ("HTTP/1.1 000 \r\n\r\n", 0),
-            ("HTTP/1.1 200 OK\r\nno header\r\n@: x\r\nA : b\r\nC: d\r\n e\r\n\r\n", 200),
-        ] {
-            assert_eq!(head(text).code, code, "{text}");
-        }
+    fn lines_that_are_no_headers_are_passed_over() {
+        let lines = "no header\r\n@: x\r\nA : b\r\nC: d\r\n e\r\nContent-Length: 7\n";
+        assert_eq!(framing(lines), Framing::Length(7));
+        assert_eq!(head("HTTP/1.0 200\n\n").framing, Framing::Close);
     }
 
     #[test]
     fn what_is_not_http() {
-        for text in [
-            "<html>",
-            "\r\nHTTP/1.1 200 OK\r\n\r\n",
-            "HTTP/2 200\r\n\r\n",
-            "HTTP/1.2 200 OK\r\n\r\n",
-            "ICY 200 OK\r\n\r\n",
-            "HTTP/1.1 20 OK\r\n\r\n",
-            "HTTP/1.1 2000 OK\r\n\r\n",
-            "Hello",
-            "HTTP/1.1 200 OK\r\nA: \0\r\n\r\n",
-            "HTTP/1.1 200 OK\r\nA: b\rc\r\n\r\n",
-        ] {
-            assert_eq!(Head::read(text.as_bytes(), false), Err(Reason::NotHttp), "{text}");
-        }
-        for text in ["", "H", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\nA: b\r\n"] {
-            assert_eq!(Head::read(text.as_bytes(), false), Ok(None), "{text}");
+        for headers in
+            ["A: \0\r\n\r\n", "A: b\rc\r\n\r\n", "\r\r\n\r\n", "A: b\r\n", "\r\n\r\n", ""]
+        {
+            let text = format!("HTTP/1.1 200 OK\r\n{headers}");
+            assert_eq!(read(&text, false), Err(Reason::NotHttp), "{headers:?}");
         }
     }
 
     #[test]
     fn headers_are_bounded() {
         let of = |count| format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: b\r\n".repeat(count));
-        assert_eq!(head(&of(HEADERS_MAX)).code, 200);
-        assert_eq!(Head::read(of(HEADERS_MAX + 1).as_bytes(), false), Err(Reason::TooLong));
+        assert_eq!(head(&of(HEADERS_MAX)).framing, Framing::Close);
+        assert_eq!(read(&of(HEADERS_MAX + 1), false), Err(Reason::TooLong));
     }
 
     #[test]
@@ -213,8 +197,7 @@ mod tests {
             let text = format!("HTTP/1.1 {status}\r\nContent-Length: 5\r\n\r\n");
             assert_eq!(head(&text).framing, Framing::Length(0), "{text}");
         }
-        let text = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
-        let head = Head::read(text, true).unwrap().unwrap().0;
+        let head = read("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", true).unwrap();
         assert_eq!((head.framing, head.keeps), (Framing::Length(0), true));
     }
 
@@ -231,6 +214,8 @@ mod tests {
                 false,
             ),
             ("HTTP/1.1 101 Switching\r\nConnection: upgrade\r\n\r\n", false),
+            ("HTTP/1.2 200 OK\r\n\r\n", false),
+            ("HTTP/2.0 200 OK\r\nConnection: keep-alive\r\n\r\n", false),
         ] {
             assert_eq!(head(text).keeps, expected, "{text}");
         }

@@ -6,6 +6,7 @@ use std::cell::Cell;
 use proptest::prelude::*;
 
 use super::super::testing::{hear, judge};
+use super::input::{EMPTY_LINES_MAX, HEAD_MAX, LINE_MAX};
 use super::*;
 
 /// What nginx answers.
@@ -64,15 +65,68 @@ fn the_status_decides() {
         assert_eq!(make(UNAVAILABLE, true), failed(Reason::Status(503)));
         let (head, _) = UNAVAILABLE.split_at(UNAVAILABLE.len() - 2);
         assert_eq!(make(head, false), failed(Reason::Status(503)));
-        for garbage in ["<html>", "SSH-2.0\r\n", "\x15\x03\x03\0\x02\x02\x46", "\r\n", "HTTP/1.1 x"]
+        for garbage in ["<html>", "SSH-2.0\r\n", "\x15\x03\x03\0\x02\x02\x46", "\rH", "HTTP/1.1 x"]
         {
             assert_eq!(make(garbage, false), failed(Reason::NotHttp), "{garbage}");
         }
-        for cut in ["", "H", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 100 Continue\r\n\r\n"] {
+        for cut in ["", "H", "\r\n", "HTTP/1.1 200 OK\r", "HTTP/1.1 100 \n", "HTTP/1.1 100 \n\n"] {
             assert_eq!(make(cut, false), None, "{cut}");
             assert_eq!(make(cut, true), CUT, "{cut}");
         }
     }
+}
+
+#[test]
+fn nothing_behind_the_status_line_makes_a_good_status_bad() {
+    let line = "HTTP/1.1 200 OK\r\n";
+    let headers = "A: b\r\n".repeat(head::HEADERS_MAX + 1);
+    let long = "b".repeat(HEAD_MAX);
+    for (rest, reason) in [
+        (format!("{headers}\r\n"), Reason::TooLong),
+        (format!("A: {long}\r\n\r\n"), Reason::TooLong),
+        (long, Reason::TooLong),
+        ("A: \0\r\n\r\n".to_owned(), Reason::NotHttp),
+        ("A: b\rc\r\n\r\n".to_owned(), Reason::NotHttp),
+        ("Content-Length: x\r\n\r\n".to_owned(), Reason::NotHttp),
+    ] {
+        let (text, shown) = (format!("{line}{rest}"), &rest[..rest.len().min(20)]);
+        for size in [7, 1000, text.len()] {
+            let of = |rule, keepalive| {
+                hear(&mut http(rule, keepalive), text.as_bytes().chunks(size), false)
+            };
+            assert_eq!(of(None, false), WELL, "{shown}");
+            assert_eq!(of(None, true), WELL, "{shown}");
+            assert_eq!(of(rule(false, "hello"), true), failed(reason), "{shown}");
+        }
+    }
+    for cut in [line, "HTTP/1.1 200 OK\n", "HTTP/1.1 200 OK\r\nA: b\r\n", "HTTP/1.1 200\r\nA"] {
+        assert_eq!(once(cut, false), WELL, "{cut}");
+        assert_eq!((kept(cut, false), kept(cut, true)), (None, WELL), "{cut}");
+        assert_eq!((ruled(cut, false), ruled(cut, true)), (None, CUT), "{cut}");
+    }
+}
+
+#[test]
+fn other_versions_are_good_but_keep_nothing() {
+    for version in ["2.0", "1.2", "3.14"] {
+        let text = HELLO.replace("1.1", version);
+        assert_eq!(once(&text, false), WELL, "{version}");
+        assert_eq!(kept(&text, false), WELL, "{version}");
+        assert_eq!(ruled(&text, false), WELL, "{version}");
+        let text = UNAVAILABLE.replace("1.1", version);
+        assert_eq!(once(&text, false), failed(Reason::Status(503)), "{version}");
+    }
+}
+
+#[test]
+fn empty_lines_may_stand_before() {
+    for before in ["\r\n", "\n", "\n\r\n", "HTTP/1.1 100 Continue\r\n\r\n\r\n"] {
+        assert_eq!(once(&format!("{before}{HELLO}"), false), WELL, "{before:?}");
+        assert_eq!(kept(&format!("{before}{HELLO}"), false), REUSABLE, "{before:?}");
+        assert_eq!(ruled(&format!("{before}{CHUNKS}"), false), REUSABLE, "{before:?}");
+    }
+    let many = "\r\n".repeat(EMPTY_LINES_MAX + 1);
+    assert_eq!(once(&format!("{many}{HELLO}"), false), failed(Reason::NotHttp));
 }
 
 #[test]
@@ -98,18 +152,25 @@ fn what_comes_before_the_answer_is_skipped() {
 
 #[test]
 fn heads_are_bounded() {
-    let start = "HTTP/1.1 200 OK\r\nA: ";
-    let of = |length: usize| format!("{start}{}\r\n\r\n", "b".repeat(length - start.len() - 4));
-    let headers = "A: b\r\n".repeat(head::HEADERS_MAX + 1);
-    for (text, expected) in [
-        (of(HEAD_MAX), WELL),
-        (of(HEAD_MAX + 1), failed(Reason::TooLong)),
-        ("HTTP/1.1 100 Continue\r\n\r\n".repeat(HEAD_MAX / 25 + 1), failed(Reason::TooLong)),
-        (format!("HTTP/1.1 200 OK\r\n{headers}\r\n"), failed(Reason::TooLong)),
+    let start = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nA: ";
+    let of =
+        |length: usize| format!("{start}{}\r\n\r\nhello", "b".repeat(length - start.len() - 4));
+    let many = |count| format!("{start}{}\r\nhello", "\r\nA: b".repeat(count - 2) + "\r\n");
+    let line = |length| format!("HTTP/1.1 200 {}\r\n", "x".repeat(length - 15));
+    let interim = "HTTP/1.1 100 Continue\r\n\r\n";
+    for (text, expected, kept_expected) in [
+        (of(HEAD_MAX), REUSABLE, REUSABLE),
+        (of(HEAD_MAX + 1), failed(Reason::TooLong), WELL),
+        (many(head::HEADERS_MAX), REUSABLE, REUSABLE),
+        (many(head::HEADERS_MAX + 1), failed(Reason::TooLong), WELL),
+        (line(LINE_MAX) + "Content-Length: 5\r\n\r\nhello", REUSABLE, REUSABLE),
+        (line(LINE_MAX + 1), failed(Reason::TooLong), failed(Reason::TooLong)),
+        (interim.repeat(HEAD_MAX / 25 + 1), failed(Reason::TooLong), failed(Reason::TooLong)),
     ] {
         for size in [7, 1000, text.len()] {
-            let verdict = hear(&mut http(None, false), text.as_bytes().chunks(size), false);
-            assert_eq!(verdict, expected);
+            let of = |rule| hear(&mut http(rule, true), text.as_bytes().chunks(size), false);
+            assert_eq!(of(rule(false, "hello")), expected);
+            assert_eq!(of(None), kept_expected);
         }
     }
 }
@@ -210,11 +271,14 @@ fn of_a_long_body_the_beginning_is_looked_at() {
 }
 
 #[test]
-fn a_good_status_stands_whatever_becomes_of_a_body_that_nobody_asked_for() {
+fn a_good_status_stands_whatever_becomes_of_the_rest_that_nobody_asked_for() {
     let reset = Reason::Reset(Stage::Read);
     for (text, rule, expected) in [
         ("", None, Verdict::Failed(reset)),
-        ("HTTP/1.1 200 OK\r\n", None, Verdict::Failed(reset)),
+        ("HTTP/1.1 200 OK", None, Verdict::Failed(reset)),
+        ("HTTP/1.1 100 Continue\r\nA: b", None, Verdict::Failed(reset)),
+        ("HTTP/1.1 200 OK\r\nA: b", None, Verdict::WELL),
+        ("HTTP/1.1 200 OK\r\nA: b", rule(false, ""), Verdict::Failed(reset)),
         (HELLO, None, Verdict::WELL),
         (HELLO, rule(false, "hello"), Verdict::Failed(reset)),
     ] {
@@ -229,6 +293,7 @@ fn any_text() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         Just(&b"HTTP/1.1 200 OK\r\n"[..]),
         Just(&b"HTTP/1.0 404 x\r\n"[..]),
+        Just(&b"HTTP/2.0 200\r\n"[..]),
         Just(&b"HTTP/1.1 100 \n"[..]),
         Just(&b"Content-Length: 5\r\n"[..]),
         Just(&b"Transfer-Encoding: chunked\r\n"[..]),
