@@ -152,6 +152,19 @@ impl Asked {
         }
     }
 
+    /// The name that a certificate is for: without a port.
+    #[cfg(nginx_http_ssl)]
+    pub fn host(&self) -> &str {
+        match self.name.rsplit_once(':') {
+            Some((host, port))
+                if !host.contains(':') && port.bytes().all(|byte| byte.is_ascii_digit()) =>
+            {
+                host
+            }
+            _ => &self.name,
+        }
+    }
+
     /// What the body of an answer has to be like.
     pub fn body(&self) -> Option<BodyRule> {
         self.body.clone()

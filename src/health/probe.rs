@@ -5,6 +5,7 @@
 //! by whoever asked for it.
 
 mod socket;
+pub mod turns;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -118,6 +119,8 @@ struct Running {
     stage: Stage,
     out: Vec<u8>,
     began: ngx_msec_t,
+    /// What [`turns::held_up`] said then.
+    held_up_before: u64,
     /// A byte has come from the server.
     is_answered: bool,
     /// It was noticed that none came at once.
@@ -181,6 +184,7 @@ impl Probe {
             stage: Stage::Connect,
             out: Vec::new(),
             began,
+            held_up_before: turns::held_up(),
             is_answered: false,
             is_idle: false,
         };
@@ -262,6 +266,17 @@ impl Probe {
         Some(ending)
     }
 
+    /// The timer went off.
+    fn time_over(&self, running: &mut Running) -> Next {
+        let left = running.time_left();
+        if left == 0 || running.is_late() {
+            return running.cut(Reason::Timeout(running.stage));
+        }
+        // SAFETY: the connection is there while a check is under way.
+        unsafe { timer::set((*self.connection.get()).write, left as ngx_msec_t) };
+        Next::Wait
+    }
+
     /// Something came, or can be sent.
     fn advance(&self, running: &mut Running) -> Next {
         match running.stage {
@@ -296,7 +311,7 @@ impl Probe {
                 let connection = self.connection.get();
                 (*connection).pool = ngx_create_pool(POOL_SIZE, (*connection).log);
                 !(*connection).pool.is_null()
-                    && context.begin(connection, &running.asked.name, alpn)
+                    && context.begin(connection, running.asked.host(), alpn)
             };
             if !begun {
                 return Next::End(Ending::Local(Local::Memory));
@@ -329,7 +344,7 @@ impl Probe {
         }
         if running.asked.check.ssl_verify {
             // SAFETY: as above.
-            let verified = unsafe { tls::verify(connection, &running.asked.name) };
+            let verified = unsafe { tls::verify(connection, running.asked.host()) };
             if let Err(reason) = verified {
                 return Next::End(Ending::Checked(Some(reason)));
             }
@@ -365,6 +380,9 @@ impl Probe {
                 Err(_) => return running.cut(socket::broken(Stage::Send)),
             }
         }
+        // Where events are level-triggered nginx stops to say that more could be sent.
+        // SAFETY: the event is that of the connection.
+        unsafe { ngx_handle_write_event((*connection).write, 0) };
         running.stage = Stage::Read;
         self.read(running)
     }
@@ -466,22 +484,29 @@ impl Running {
         is_closed && !self.is_answered
     }
 
-    /// Whether the event loop was held up: the server may have answered in time.
+    /// How long the event loop was held up since this check began, in milliseconds.
+    fn held_up(&self) -> u64 {
+        turns::held_up().saturating_sub(self.held_up_before)
+    }
+
+    /// Whether the event loop was held up for longer than a check may take: then nothing is known.
     fn is_late(&self) -> bool {
+        self.held_up() > u64::from(self.asked.check.timeout)
+    }
+
+    /// How much of its time a check has left, in milliseconds. While the event loop is held up no time
+    /// passes for it.
+    fn time_left(&self) -> u64 {
+        let ends = self.began as u64 + u64::from(self.asked.check.timeout) + self.held_up();
         // SAFETY: a plain integer of this thread.
-        let now = unsafe { ngx_current_msec };
-        let timeout = self.asked.check.timeout as ngx_msec_t;
-        now.saturating_sub(self.began) > timeout + (timeout / 4).max(LATE)
+        ends.saturating_sub(unsafe { ngx_current_msec } as u64)
     }
 }
-
-/// Milliseconds by which any timer may be late.
-const LATE: ngx_msec_t = 50;
 
 fn talk(asked: &Asked) -> Option<Box<dyn Talk>> {
     #[cfg(nginx_http_ssl)]
     let hello = match (asked.check.kind, asked.tls()) {
-        (Kind::SslHello, Some(tls)) => tls.client_hello(&asked.name)?,
+        (Kind::SslHello, Some(tls)) => tls.client_hello(asked.host())?,
         _ => Vec::new(),
     };
     #[cfg(not(nginx_http_ssl))]
@@ -502,12 +527,12 @@ unsafe extern "C" fn on_event(event: *mut ngx_event_t) {
             if let Some(owner) = probe.owner.upgrade().filter(|_| cycle::is_exiting()) {
                 owner.exiting();
             }
-        } else if (*event).timedout() != 0 {
+            return;
+        }
+        turns::begin();
+        if (*event).timedout() != 0 {
             (*event).set_timedout(0);
-            (*connection).set_timedout(1);
-            let cut =
-                |_: &Probe, running: &mut Running| running.cut(Reason::Timeout(running.stage));
-            let ending = probe.settle(cut);
+            let ending = probe.settle(Probe::time_over);
             probe.tell(ending);
         } else if probe.is_running() {
             let ending = probe.settle(Probe::advance);

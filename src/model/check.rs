@@ -40,7 +40,7 @@ pub struct Check {
 /// What a check asks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// A connection that the server does not close at once.
+    /// A connection, and whether the server has closed it by the time it is there.
     #[default]
     Tcp,
     /// A request of HTTP/1.

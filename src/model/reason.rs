@@ -166,7 +166,10 @@ impl fmt::Display for Reason {
             Self::NotTls => f.write_str("no answer of TLS"),
             Self::NotGrpc => f.write_str("no answer of gRPC"),
             Self::Mysql(code) => write!(f, "MySQL error {code}"),
-            Self::TlsAlert(number) => write!(f, "TLS alert {number}"),
+            Self::TlsAlert(number) => match alert(*number) {
+                Some(name) => write!(f, "TLS alert {name}"),
+                None => write!(f, "TLS alert {number}"),
+            },
             Self::Handshake => f.write_str("TLS handshake failed"),
             Self::Certificate(number) => write!(f, "certificate not verified (error {number})"),
             Self::CertificateName => f.write_str("certificate does not match the name"),
@@ -178,6 +181,25 @@ impl fmt::Display for Reason {
             Self::TooLong => f.write_str("answer too long"),
         }
     }
+}
+
+/// What servers say when a client is not as they want it (RFC 8446, section 6.2).
+fn alert(number: u8) -> Option<&'static str> {
+    Some(match number {
+        40 => "handshake_failure",
+        42 => "bad_certificate",
+        45 => "certificate_expired",
+        46 => "certificate_unknown",
+        48 => "unknown_ca",
+        49 => "access_denied",
+        70 => "protocol_version",
+        71 => "insufficient_security",
+        80 => "internal_error",
+        112 => "unrecognized_name",
+        116 => "certificate_required",
+        120 => "no_application_protocol",
+        _ => return None,
+    })
 }
 
 fn error(number: u16) -> std::io::Error {

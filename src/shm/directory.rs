@@ -84,7 +84,9 @@ impl Upstream {
 
     /// Says that a worker goes by the list in force.
     pub fn note_version(&self, worker: u64) {
-        if let Some(version) = self.entry().versions.get(worker as usize) {
+        if let Some(version) = self.entry().versions.get(worker as usize)
+            && !self.is_gone()
+        {
             version.store(self.version().wrapping_add(1), Relaxed);
         }
     }
@@ -108,7 +110,7 @@ impl Upstream {
 
     /// Says so; whether it was otherwise.
     pub fn set_open(&self, is_open: bool) -> bool {
-        self.entry().open.swap(u32::from(is_open), Relaxed) != u32::from(is_open)
+        !self.is_gone() && self.entry().open.swap(u32::from(is_open), Relaxed) != u32::from(is_open)
     }
 
     /// Names the list in force. It is another number after every change.

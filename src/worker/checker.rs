@@ -20,7 +20,7 @@ use lists::Lists;
 use super::log;
 use crate::conf::check::CONCURRENCY;
 use crate::conf::settings::Main;
-use crate::health::probe::{self, Ending, Local, Owner, Probe, Server};
+use crate::health::probe::{self, Ending, Local, Owner, Probe, Server, turns};
 use crate::health::schedule::{self, Schedule};
 use crate::model::check::Check;
 use crate::ngx::cycle;
@@ -69,7 +69,7 @@ pub struct Checker {
     groups: RefCell<HashMap<u64, Group, foldhash::fast::RandomState>>,
     schedule: RefCell<Schedule<Server>>,
     /// Servers that are due, but there is no room for their checks.
-    waiting: RefCell<VecDeque<Server>>,
+    waiting: RefCell<VecDeque<(Server, Local)>>,
     /// When the lists were last looked at.
     looked: Cell<u64>,
     /// Servers whose last check could not be made, and why. It was said of the first of each kind.
@@ -139,7 +139,7 @@ impl Checker {
     fn consider(&self, server: Server, now: u64) {
         match self.check(server, now) {
             Next::Look(when) => self.schedule.borrow_mut().again(server, when.max(now + 1)),
-            Next::Wait(local) => self.wait_for_room(server, local, now),
+            Next::Wait(local) => self.waiting.borrow_mut().push_back((server, local)),
             Next::Never => {}
         }
     }
@@ -192,24 +192,24 @@ impl Checker {
         }
     }
 
-    /// Whoever waits for longer than an interval is told of.
-    fn wait_for_room(&self, server: Server, local: Local, now: u64) {
-        self.waiting.borrow_mut().push_back(server);
+    /// Lets those go on that wait, as far as there is room.
+    fn let_go_on(&self, now: u64) {
+        while self.no_room(false).is_none() {
+            let next = self.waiting.borrow_mut().pop_front();
+            let Some((server, local)) = next else { break };
+            self.say_if_late(server, local, now);
+            self.consider(server, now);
+        }
+    }
+
+    /// Whoever has waited for longer than an interval is told of.
+    fn say_if_late(&self, server: Server, local: Local, now: u64) {
         let groups = self.groups.borrow();
         if let Some(group) = groups.get(&server.upstream) {
             let due = group.live.upstream().slot(server.slot).health.due();
             if now > due + 2 * u64::from(group.asked.check.interval) {
                 self.say(group, server, local);
             }
-        }
-    }
-
-    /// Lets those go on that wait, as far as there is room.
-    fn let_go_on(&self, now: u64) {
-        while self.no_room(false).is_none() {
-            let next = self.waiting.borrow_mut().pop_front();
-            let Some(server) = next else { break };
-            self.consider(server, now);
         }
     }
 
@@ -337,6 +337,7 @@ impl Tick for Checker {
         if cycle::is_exiting() || is_replaced {
             return self.stop();
         }
+        turns::begin();
         let now = now_msec();
         let is_idle = self.groups.borrow().is_empty();
         let look = if is_idle { LOOK_RARELY } else { LOOK };
@@ -354,6 +355,7 @@ impl Tick for Checker {
         let next = self.schedule.borrow().next();
         let wait = next.map_or(look, |next| next.saturating_sub(now)).clamp(STEP, look);
         let wait = if self.waiting.borrow().is_empty() { wait } else { wait.min(LATER) };
+        let wait = if self.running.get() == 0 { wait } else { wait.min(turns::BEAT) };
         self.wait(wait);
     }
 }

@@ -23,7 +23,7 @@ use Test::More;
 use Test::Upsync::HTTP;
 use Test::Upsync::Process;
 
-our @EXPORT = qw(checked all_checked wait_checked flips authority responder receive
+our @EXPORT = qw(checked all_checked wait_checked flips authority responder receive hanging connected_to
     mariadb php_fpm grpc_health has_grpcio);
 
 =head1 WHAT IS SAID
@@ -198,6 +198,46 @@ sub receive {
         sysread $socket, $bytes, ref $enough ? 65536 : $enough - length $bytes, length $bytes or last;
     }
     return $bytes;
+}
+
+=head2 hanging(T)
+
+A port of all addresses of this machine (127.0.0.1, 127.0.0.2 ...) at which connections are made, and
+nothing ever answers. It is there until what is returned, of which C<port> is the number, goes out of
+scope. There is room for some thousands of connections.
+
+=cut
+
+sub hanging {
+    my $t = shift;
+    my $port = $t->free_port;
+    my $listener = IO::Socket::INET->new(LocalAddr => '0.0.0.0', LocalPort => $port, Listen => 4096, ReuseAddr => 1)
+        or die "port $port: $!\n";
+    return bless { port => $port, listener => $listener }, 'Test::Upsync::Checks::Hanging';
+}
+
+sub Test::Upsync::Checks::Hanging::port { return $_[0]{port} }
+
+=head2 connected_to(PORT, PIDS)
+
+How many connections to this port of IPv4 each of these processes holds: a hash of process to number.
+
+=cut
+
+sub connected_to {
+    my ($port, @pids) = @_;
+    my (%is_there, %held);
+    open my $file, '<', '/proc/net/tcp' or return {};
+    my $remote = sprintf ':%04X', $port;
+    while (<$file>) {
+        my @fields = split ' ';
+        # ESTABLISHED, and CLOSE_WAIT.
+        $is_there{"socket:[$fields[9]]"} = 1 if substr($fields[2], -5) eq $remote && $fields[3] =~ /^0[18]$/;
+    }
+    for my $pid (@pids) {
+        $held{$pid} = grep { $is_there{ readlink($_) // '' } } glob "/proc/$pid/fd/*";
+    }
+    return \%held;
 }
 
 =head2 mariadb(T, PORT)
