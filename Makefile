@@ -13,7 +13,8 @@ JOBS ?= $(shell nproc)
 
 # The other versions, and the tests of them that CI runs.
 MATRIX = 1.26.3 1.30
-MATRIX_QUICK ?= t/upsync.t t/kv.t t/reload.t t/dyups.t t/requests.t t/state.t t/lb.t t/sticky.t
+MATRIX_QUICK ?= t/upsync.t t/kv.t t/reload.t t/dyups.t t/requests.t t/state.t t/lb.t t/sticky.t \
+	t/check_types.t t/check_session.t t/check_status.t
 
 export PATH := $(PATH):/usr/sbin:/usr/local/sbin
 export NGINX_BIN NGINX_SOURCE_DIR CARGO_TARGET_DIR
@@ -85,6 +86,8 @@ soak: setup build	## long runs: leaks over many cycles, reloads and kills, churn
 	TEST_CYCLES=100000 TEST_TIMES=300 $(MAKE) prove JOBS=1 TESTS="-v t/posted.t t/state.t"
 	TEST_REQUESTS=1000000 TEST_SECONDS=120 TEST_TIMES=500 $(MAKE) prove JOBS=1 \
 		TESTS="-v t/counts.t t/methods_churn.t t/protocols.t t/websocket.t"
+	TEST_SECONDS=60 TEST_TIMES=100 $(MAKE) prove JOBS=1 \
+		TESTS="-v t/check_many.t t/check_churn.t t/check_load.t"
 
 fuzz:			## property tests with many more cases
 	PROPTEST_CASES=$${PROPTEST_CASES:-100000} cargo test --release --locked --no-default-features

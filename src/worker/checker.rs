@@ -194,10 +194,14 @@ impl Checker {
 
     /// Lets those go on that wait, as far as there is room.
     fn let_go_on(&self, now: u64) {
-        while self.no_room(false).is_none() {
-            let next = self.waiting.borrow_mut().pop_front();
-            let Some((server, local)) = next else { break };
+        loop {
+            let first = self.waiting.borrow().front().copied();
+            let Some((server, local)) = first else { break };
             self.say_if_late(server, local, now);
+            if self.no_room(false).is_some() {
+                break;
+            }
+            self.waiting.borrow_mut().pop_front();
             self.consider(server, now);
         }
     }
