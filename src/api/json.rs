@@ -164,6 +164,7 @@ mod tests {
             out: false,
             requests: u64::MAX,
             failures: 4,
+            check: None,
         };
         View {
             name,

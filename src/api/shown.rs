@@ -5,7 +5,7 @@ use std::rc::Rc;
 use nginx_sys::{ngx_http_upstream_srv_conf_t, ngx_time};
 
 use super::status;
-use super::view::{ServerView, Source, View};
+use super::view::{CheckView, ServerView, Source, View};
 use crate::conf::initial::configured;
 use crate::conf::settings::{Main, Server};
 use crate::conf::upsync::Upsync;
@@ -142,11 +142,15 @@ fn posted(main: &Main, name: &str, server: Option<&Server>) -> Option<Shown> {
 }
 
 impl Shown {
+    /// How its servers are checked.
+    fn check(&self) -> Option<Check> {
+        let own = || Some(self.live.as_ref()?.checks().asked.as_ref()?.check.clone());
+        self.block.check().or_else(own)
+    }
+
     /// As the status pages want it.
     pub fn status(&self) -> status::Upstream {
-        let live = self.live.as_deref();
-        let own = live.and_then(|live| live.checks().asked.as_ref()).map(|asked| &asked.check);
-        let check = self.block.check().or_else(|| own.cloned());
+        let (live, check) = (self.live.as_deref(), self.check());
         let is_open = live.is_some_and(|live| live.upstream().is_open());
         let method = self.block.method().or_else(|| self.method.clone());
         let servers = self.block.records().iter().map(|record| {
@@ -179,7 +183,7 @@ impl Shown {
 
     /// As text and JSON want it.
     pub fn view(&self) -> View<'_> {
-        let now = ngx_time();
+        let (now, check) = (ngx_time(), self.check());
         let records = self.block.records().iter().zip(self.block.servers());
         let servers = records.map(|(record, (address, parameters))| {
             let slot = self.live.as_ref().map(|live| live.upstream().slot(record.slot));
@@ -193,6 +197,10 @@ impl Shown {
                 out: slot.is_some_and(|slot| slot.is_out(generation, &parameters, now)),
                 requests: counted.0,
                 failures: counted.1,
+                check: slot.zip(check.as_ref()).map(|(slot, _)| {
+                    let known = slot.health.known(generation);
+                    CheckView { is_up: known.is_up, at: known.last.map(|last| last.at) }
+                }),
             }
         });
         View {

@@ -68,6 +68,7 @@ mod tests {
             out: true,
             requests: 3,
             failures: 4,
+            check: None,
         }
     }
 

@@ -55,6 +55,17 @@ pub struct ServerView<'a> {
     pub requests: u64,
     /// Failed ones of these.
     pub failures: u64,
+    /// What checks say, if it is checked.
+    pub check: Option<CheckView>,
+}
+
+/// What checks say of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckView {
+    /// The verdict; none as long as there is none.
+    pub is_up: Option<bool>,
+    /// When the last check ended, in milliseconds since 1970.
+    pub at: Option<u64>,
 }
 
 /// A time in UTC, in milliseconds since 1970.

@@ -4,12 +4,11 @@
 //! at once. nginx's own messages about the connection go to nobody: what came of a check is told once,
 //! by whoever asked for it.
 
+mod ending;
 mod socket;
 pub mod turns;
 
 use std::cell::{Cell, RefCell};
-use std::fmt;
-use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd};
 use std::ptr;
 use std::rc::{Rc, Weak};
@@ -19,6 +18,8 @@ use nginx_sys::{
     ngx_cycle, ngx_destroy_pool, ngx_event_t, ngx_get_connection, ngx_handle_read_event,
     ngx_handle_write_event, ngx_msec_t, ngx_os_io, ngx_reusable_connection,
 };
+
+pub use ending::{Ending, Local, Owner, Server};
 
 use super::asked::Asked;
 use super::talk::{Step, Talk, Verdict, make};
@@ -36,67 +37,6 @@ const READ_SIZE: usize = 16 * 1024;
 
 /// Memory of a connection's pool: nginx's own part of TLS.
 const POOL_SIZE: usize = 512;
-
-/// What came of a check.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// The server is well, or why it is not.
-    Checked(Option<Reason>),
-    /// This machine could not ask: nothing is known about the server.
-    Local(Local),
-    /// The server had closed the connection that was kept: it is to be asked over a new one.
-    Stale,
-}
-
-/// Why a check could not be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Local {
-    /// No connection of `worker_connections` is free, or none of the process's files, or no memory;
-    /// no address here for the connection, or no route from here. The number in `errno.h`.
-    System(i32),
-    /// No connection of `worker_connections` is free.
-    NoConnection,
-    /// As many checks are under way as `check_concurrency` allows.
-    Busy,
-    /// The event loop was held up.
-    Late,
-    /// No memory for TLS.
-    Memory,
-}
-
-impl fmt::Display for Local {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::System(number) => write!(f, "{}", io::Error::from_raw_os_error(*number)),
-            Self::NoConnection => f.write_str("no free connection, raise \"worker_connections\""),
-            Self::Busy => {
-                f.write_str("as many checks are under way as \"check_concurrency\" allows")
-            }
-            Self::Late => f.write_str("the worker was held up"),
-            Self::Memory => f.write_str("no memory"),
-        }
-    }
-}
-
-/// Who is told what came of checks.
-pub trait Owner {
-    /// A check that did not end at once has ended. The server is named as [`Probe::new`] was told.
-    fn ended(&self, server: Server, ending: Ending);
-
-    /// The worker begins to exit.
-    fn exiting(&self);
-}
-
-/// A server of an upstream, as checks name it: the upstream's number, the slot and its generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Server {
-    /// The upstream: `Upstream::id`.
-    pub upstream: u64,
-    /// Offset of the server's slot in the zone.
-    pub slot: u64,
-    /// The slot's generation.
-    pub generation: u32,
-}
 
 /// Checks of one server, one after another. Dropping it ends the one under way, which is told to
 /// nobody, and closes the connection that was kept.

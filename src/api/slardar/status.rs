@@ -23,8 +23,8 @@ pub struct StatusFacts<'a> {
 }
 
 /// All upstreams in the order of the views, with names that differ. The levels of one are its
-/// primary servers and, if there are any, its backup servers. Times are in UTC. There are no checks
-/// of servers by requests of our own, so nothing is `ok`.
+/// primary servers and, if there are any, its backup servers. Times are in UTC. A
+/// server is `ok` if a check says so, and none of its requests failed since.
 pub fn status(views: &[View<'_>], facts: &StatusFacts<'_>) -> String {
     json::text(&Status { views, facts })
 }
@@ -40,8 +40,13 @@ impl Serialize for Status<'_> {
         for view in self.views {
             map.serialize_entry(&format_args!("cls:{}", view.name), &Levels(view))?;
         }
-        map.serialize_entry("checkup_timer_alive", &false)?;
-        map.serialize_entry("last_check_time", &())?;
+        let checks = || {
+            let servers = self.views.iter().flat_map(|view| &view.servers);
+            servers.filter_map(|server| server.check)
+        };
+        let last = checks().filter_map(|check| check.at).max();
+        map.serialize_entry("checkup_timer_alive", &checks().next().is_some())?;
+        map.serialize_entry("last_check_time", &last.map(|at| Moment(at).date_and_time()))?;
         map.serialize_entry("start_time", &Moment(self.facts.start_time).date_and_time())?;
         map.serialize_entry("conf_hash", &())?;
         map.serialize_entry("shd_config_version", &self.facts.version)?;
@@ -100,10 +105,13 @@ impl<'a> Server<'a> {
 }
 
 fn word(server: &ServerView<'_>) -> &'static str {
-    if server.out || server.parameters.is_down() {
+    let is_up = server.check.and_then(|check| check.is_up);
+    if server.out || server.parameters.is_down() || is_up == Some(false) {
         "err"
     } else if server.fails > 0 {
         "unstable"
+    } else if is_up == Some(true) {
+        "ok"
     } else {
         "unchecked"
     }

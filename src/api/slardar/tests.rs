@@ -5,7 +5,7 @@ mod any;
 mod checks;
 
 use super::*;
-use crate::api::view::{ServerView, Source, View};
+use crate::api::view::{CheckView, ServerView, Source, View};
 use crate::model::body::Target;
 use crate::model::list::COUNT_MAX;
 use crate::model::{Endpoint, Name, Parameters};
@@ -334,7 +334,16 @@ fn view<'a>(name: &'a str, servers: Vec<ServerView<'a>>) -> View<'a> {
 }
 
 fn shown(address: &str, parameters: Parameters, fails: u32, out: bool) -> ServerView<'_> {
-    ServerView { address, parameters, connections: 0, fails, out, requests: 0, failures: 0 }
+    ServerView {
+        address,
+        parameters,
+        connections: 0,
+        fails,
+        out,
+        requests: 0,
+        failures: 0,
+        check: None,
+    }
 }
 
 const FACTS: StatusFacts<'_> =
@@ -383,6 +392,26 @@ fn a_server_that_is_out_or_down_is_err() {
         let views = [view("a", vec![shown("1.1.1.1:1", parameters, fails, out)])];
         let value: Value = serde_json::from_str(&status(&views, &FACTS)).unwrap();
         assert_eq!(value["cls:a"][0][0]["status"], word);
+    }
+}
+
+#[test]
+fn what_checks_say_is_ok_or_err() {
+    let checked = |is_up, fails| ServerView {
+        check: Some(CheckView { is_up, at: Some(1_795_255_200_000) }),
+        ..shown("1.1.1.1:1", Parameters::NGINX, fails, false)
+    };
+    for (server, word) in [
+        (checked(Some(true), 0), "ok"),
+        (checked(Some(true), 1), "unstable"),
+        (checked(Some(false), 0), "err"),
+        (checked(None, 0), "unchecked"),
+    ] {
+        let value: Value =
+            serde_json::from_str(&status(&[view("a", vec![server])], &FACTS)).unwrap();
+        assert_eq!(value["cls:a"][0][0]["status"], word);
+        assert_eq!(value["checkup_timer_alive"], true);
+        assert_eq!(value["last_check_time"], "2026-11-21 10:00:00");
     }
 }
 
