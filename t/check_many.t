@@ -131,6 +131,13 @@ is(scalar @twice, 0, 'none was asked twice in an interval') or diag join "\n", m
 } @twice[ 0 .. min(9, $#twice) ];
 cmp_ok(percentile(0.5, @late), '<', 0.1 * $interval, 'each keeps to its time');
 
+# One that hangs is not replaced: the others ask its servers too.
+my ($hangs) = $t->workers;
+kill 'STOP', $hangs;
+my $stopped = time + $interval;
+wait_until { !grep { $probes->times($_, $stopped) < 2 } @servers } 20, 'of a worker that hangs others take over its servers';
+kill 'CONT', $hangs;
+
 unlike($t->log, qr/worker_connections/, 'no complaint of worker_connections');
 unlike($t->log, qr/: server \S+ is (?:down|up)\b/, 'no server was ever down');
 

@@ -48,7 +48,7 @@ worker_processes 2;
 events {}
 http {
     %%TEST_GLOBALS_HTTP%%
-    log_format picks '\$uri|\$status|\$upstream_addr|\$upsync_upstream|\$upsync_source|\$upsync_reason|';
+    log_format picks '\$request_uri|\$status|\$upstream_addr|\$upsync_upstream|\$upsync_source|\$upsync_reason|';
     $hostile
     upstream open { $servers $http check_fail_open 50; }
     upstream posted { server 127.0.0.1:1 down; }
@@ -77,6 +77,8 @@ http {
     }
     server {
         listen 127.0.0.1:%%PORT_2%%;
+        location /redirected/ { error_page 502 /sorry; proxy_pass http://posted; }
+        location = /sorry { return 200; }
         access_log picks.log picks;
         location /open { proxy_pass http://open; }
         location /kv { proxy_pass http://kv; }
@@ -572,6 +574,9 @@ subtest 'variables for logs' => sub {
     values_are('status', ['502'], @requests);
     values_are('reason', ['check'], @requests);
     values_are('source', ['api'], @requests);
+    @requests = requests('redirected', 2);
+    values_are('upstream', ['posted'], @requests);
+    values_are('reason', ['check'], @requests);
     my ($none) = requests('none', 1);
     like(join('|', @$none{qw(upstream source reason)}), qr/^(?:-\|-\|-|\|\|)$/, 'a request without an upstream has none');
     $_->run for @apps[ 2, 3 ];

@@ -98,8 +98,8 @@ impl Probe {
     }
 
     /// Begins a check of the server at an address, which is a `struct sockaddr`, or at the port of the
-    /// check there. Gives what came of
-    /// it, if it has ended already; else the owner is told. None is under way.
+    /// check there. Gives what came of it, if it has ended already; else the owner is told. None is
+    /// under way.
     pub fn begin(self: &Rc<Self>, asked: &Rc<Asked>, sockaddr: &[u8]) -> Option<Ending> {
         let Some(talk) = talk(asked) else {
             return Some(Ending::Local(Local::Memory));
