@@ -9,6 +9,9 @@ use super::slot::Slot;
 use super::source::Facts;
 use super::zone::{Full, Locked, Zone};
 
+/// Milliseconds by which [`Upstream::watch`] may be off, so that workers do not write all the time.
+const WATCH_STEP: u64 = 1000;
+
 /// Where a list in force came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -111,6 +114,17 @@ impl Upstream {
     /// Says so; whether it was otherwise.
     pub fn set_open(&self, is_open: bool) -> bool {
         !self.is_gone() && self.entry().open.swap(u32::from(is_open), Relaxed) != u32::from(is_open)
+    }
+
+    /// A worker that checks the servers looks at it, now in milliseconds of the monotonic clock. Gives
+    /// how long ago one last did; none if nobody has.
+    pub fn watch(&self, now: u64) -> Option<u64> {
+        let watched = &self.entry().watched;
+        let last = watched.load(Relaxed);
+        if now >= last + WATCH_STEP && !self.is_gone() {
+            watched.store(now, Relaxed);
+        }
+        (last != 0).then(|| now.saturating_sub(last))
     }
 
     /// Names the list in force. It is another number after every change.
@@ -285,7 +299,7 @@ pub(super) fn take_entry(locked: &Locked, name: &[u8]) -> Option<Upstream> {
     entry.published.store(published, Relaxed);
     entry.first.store((published >> 32) as u32, Relaxed);
     entry.origin.store(Origin::Config as u32, Relaxed);
-    for number in [&entry.since, &entry.followed] {
+    for number in [&entry.since, &entry.followed, &entry.watched] {
         number.store(0, Relaxed);
     }
     entry.source.put(&Facts::default());

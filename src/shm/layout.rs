@@ -85,6 +85,9 @@ pub struct Entry {
     pub since: AtomicU64,
     /// The last configuration in which the upstream follows a source; 0 is none.
     pub followed: AtomicU64,
+    /// When a worker that checks its servers last looked at it, in milliseconds of the monotonic
+    /// clock; 0 is never.
+    pub watched: AtomicU64,
     /// Its [`News`], if anybody has asked for them. They stay with the entry.
     pub news: AtomicU64,
     /// The next of all entries.

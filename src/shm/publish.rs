@@ -90,7 +90,11 @@ impl Upstream {
         }
         self.copy_source(other);
         let (ours, theirs) = (self.entry(), other.entry());
-        for (to, from) in [(&ours.since, &theirs.since), (&ours.followed, &theirs.followed)] {
+        for (to, from) in [
+            (&ours.since, &theirs.since),
+            (&ours.followed, &theirs.followed),
+            (&ours.watched, &theirs.watched),
+        ] {
             to.store(from.load(Relaxed), Relaxed);
         }
         for (to, from) in [

@@ -44,9 +44,6 @@ const LATER: u64 = 20;
 /// How often it is asked whether verdicts are to be ignored, in milliseconds, even if none changed.
 const REVIEW: u64 = 1000;
 
-/// How long after a server was due its verdict is no longer known, in milliseconds, and two intervals.
-const OLD: u64 = 60_000;
-
 /// What becomes of a server that was looked at.
 enum Next {
     /// It is to be looked at again then.
@@ -161,7 +158,7 @@ impl Checker {
         if target.under_way.is_some() {
             return Next::Look(now + u64::from(check.interval));
         }
-        let due = due(&slot.health, check, server.generation, now);
+        let due = due(&slot.health, check, now);
         let patience =
             if self.is_preferred(server.slot) { 0 } else { schedule::grace(check.interval) };
         if now < due + patience {
@@ -319,15 +316,11 @@ impl Checker {
 }
 
 /// When a server is due. The first time, and the first after the interval was changed, it is some
-/// time in the next interval; also after a long time without checks, of which nothing counts any more.
-fn due(health: &Health, check: &Check, generation: u32, now: u64) -> u64 {
+/// time in the next interval.
+fn due(health: &Health, check: &Check, now: u64) -> u64 {
     let due = health.due();
     let is_paced = health.interval() == u64::from(check.interval);
-    let is_old = now > due + OLD + 2 * health.interval();
-    if due != 0 && is_old {
-        health.forget(generation);
-    }
-    if due == 0 || is_old || !is_paced && due > now {
+    if due == 0 || !is_paced && due > now {
         let first = schedule::first_due(now, check.interval, fastrand::u64(..));
         health.move_due(due, first, check.interval);
     }

@@ -10,6 +10,9 @@ use crate::health::probe::Server;
 use crate::upstream::Live;
 use crate::upstream::snapshot::Snapshot;
 
+/// After so many milliseconds in which no worker checks an upstream its verdicts are not known any more.
+const OLD: u64 = 60_000;
+
 /// The upstreams whose servers may be checked, as of one moment.
 #[derive(Default)]
 pub(super) struct Lists {
@@ -46,6 +49,9 @@ impl Checker {
                 self.look_at(known, now);
             }
         }
+        for group in self.groups.borrow().values() {
+            group.live.upstream().watch(now);
+        }
     }
 
     fn renew(&self, lists: &mut Lists) {
@@ -78,11 +84,15 @@ impl Checker {
             return self.leave(id);
         };
         let before = self.groups.borrow_mut().remove(&id);
+        let is_new = before.is_none();
         let is_same = before.as_ref().is_some_and(|group| Rc::ptr_eq(&group.asked, &asked));
         let targets = before.map(|group| group.targets).unwrap_or_default();
         let targets = self.adopt(id, targets, &list, is_same, now);
         let (name, live) = (Rc::clone(&known.name), Rc::clone(live));
         let group = Group { name, live, list, asked, targets, reviewed: 0 };
+        if is_new && group.live.upstream().watch(now).is_some_and(|ago| ago > OLD) {
+            group.forget();
+        }
         self.groups.borrow_mut().insert(id, group);
     }
 
