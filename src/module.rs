@@ -13,6 +13,8 @@ use nginx_sys::{
 
 use crate::conf::settings::{Location, Main, Server};
 use crate::conf::{balancer, check, directives, dump, dyups, shared, state, template};
+#[cfg(nginx_http_ssl)]
+use crate::health::tls;
 use crate::ngx::boundary::guarded;
 use crate::ngx::conf::{ERROR, OK};
 use crate::ngx::{cycle, phase, pool};
@@ -95,6 +97,8 @@ unsafe extern "C" fn preconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
     // SAFETY: nginx calls it before it reads `http {}`.
     guarded(NGX_ERROR as ngx_int_t, || unsafe {
         balancer::adopt_types(cf);
+        #[cfg(nginx_http_ssl)]
+        tls::begin_configuration();
         if variables::add(cf) { NGX_OK as ngx_int_t } else { NGX_ERROR as ngx_int_t }
     })
 }

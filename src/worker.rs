@@ -103,9 +103,9 @@ pub fn end(main: &Main) {
 unsafe fn know_names(main: &Main, zone: Zone, book: Rc<Book>) {
     if let (Some(upstreams), Some(template)) = (main.nginx(), main.template.get()) {
         let settings = NonNull::from(main);
-        // SAFETY: the names go with the settings.
-        let checks = move |block: Option<&ngx_http_upstream_srv_conf_t>| unsafe {
-            check::of_posted(settings.as_ref(), block.and_then(Server::of))
+        let checks = move |block: Option<&ngx_http_upstream_srv_conf_t>| {
+            // SAFETY: the names go with the settings.
+            check::of_posted(unsafe { settings.as_ref() }, block.and_then(Server::of))
         };
         // SAFETY: the caller's word; the names go with the settings.
         let names = unsafe { Names::new(zone, book, upstreams, template, balancing, checks) };

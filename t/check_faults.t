@@ -382,6 +382,29 @@ subtest 'a list without checks forgets verdicts' => sub {
     $nginx->stop;
 };
 
+# A worker that stands still learns of all at once: names that it has are gone, others are there.
+subtest 'names come and go between two looks of a worker' => sub {
+    my $nginx = checking('');
+    my @workers = sort $nginx->workers;
+    my $list = 'check interval=60000; ' . servers(good(1));
+    for my $round (1 .. 5) {
+        my ($gone, $new) = map { my $name = $_; [ map { "$name$round-$_.example" } 1 .. 30 ] } qw(gone new);
+        post($nginx, $_, $list) for @$gone;
+        # Both know them.
+        my %knows;
+        wait_until { my $answer = http_get($nginx->{port}, '/worker', host => $gone->[-1])->{body}; $knows{$answer}++; keys %knows == 2 } 20;
+        sleep $look / 2;
+        kill 'STOP', $workers[0];
+        remove($nginx, $_) for @$gone;
+        post($nginx, $_, $list) for @$new;
+        kill 'CONT', $workers[0];
+        sleep $look / 2;
+        remove($nginx, $_) for @$new;
+    }
+    is_deeply([ sort $nginx->workers ], \@workers, 'no worker dies of it');
+    $nginx->stop;
+};
+
 subtest 'servers without a verdict do not open check_fail_open' => sub {
     my $nginx = checking('');
     my @two = good(1, 2);

@@ -169,6 +169,7 @@ pub unsafe fn finish(cf: *mut ngx_conf_t, main: &Main) -> bool {
             }
         }
     }
+    let _ = main.posted_checks.set(of_other_names(main));
     true
 }
 
@@ -207,10 +208,16 @@ const PAIR: &str = "\"check_ssl_certificate\" and \"check_ssl_certificate_key\" 
 /// The checks of lists that are posted: of a name that nginx.conf has, as its block says; of another,
 /// as the template does, or else the first block that takes its list by a variable.
 pub fn of_posted(main: &Main, block: Option<&Server>) -> Checks {
-    let checks = |server: &Server| server.checks.get().cloned().unwrap_or_default();
-    if let Some(block) = block {
-        return checks(block);
-    }
+    let checks = match block {
+        Some(block) => block.checks.get(),
+        None => main.posted_checks.get(),
+    };
+    checks.cloned().unwrap_or_default()
+}
+
+/// Those for names that nginx.conf does not have. Found once: later nginx's array of upstreams has
+/// names that come and go.
+fn of_other_names(main: &Main) -> Checks {
     // SAFETY: the template lives as the settings do.
     let template =
         main.template.get().and_then(|template| Server::of(unsafe { template.as_ref() }));
@@ -219,5 +226,5 @@ pub fn of_posted(main: &Main, block: Option<&Server>) -> Checks {
         blocks.find(|server| server.name.get().is_some() && server.has_check())
     };
     let found = template.filter(|server| server.has_check()).or_else(by_variable).or(template);
-    found.map(checks).unwrap_or_default()
+    found.and_then(|server| server.checks.get()).cloned().unwrap_or_default()
 }

@@ -43,6 +43,8 @@ pub struct Main {
     pub max_body: Cell<Option<u64>>,
     /// `check_concurrency`: checks at a time of one worker.
     pub check_concurrency: Cell<Option<u32>>,
+    /// How servers of names that nginx.conf does not have are checked.
+    pub posted_checks: OnceCell<Checks>,
     /// The context of this `http {}`.
     pub context: Cell<Option<NonNull<ngx_http_conf_ctx_t>>>,
     /// The zone, when nginx has mapped it.

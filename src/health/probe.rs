@@ -431,13 +431,14 @@ impl Running {
 
     /// Whether the event loop was held up for longer than a check may take: then nothing is known.
     fn is_late(&self) -> bool {
-        self.held_up() > u64::from(self.asked.check.timeout)
+        turns::longest_since(self.began as u64) > u64::from(self.asked.check.timeout)
     }
 
     /// How much of its time a check has left, in milliseconds. While the event loop is held up no time
-    /// passes for it.
+    /// passes for it; but where it always is, a check takes twice its time at most.
     fn time_left(&self) -> u64 {
-        let ends = self.began as u64 + u64::from(self.asked.check.timeout) + self.held_up();
+        let timeout = u64::from(self.asked.check.timeout);
+        let ends = self.began as u64 + timeout + self.held_up().min(timeout);
         // SAFETY: a plain integer of this thread.
         ends.saturating_sub(unsafe { ngx_current_msec } as u64)
     }

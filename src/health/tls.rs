@@ -1,6 +1,6 @@
 //! TLS of checks, by nginx's own functions.
 
-use std::cell::{OnceCell, UnsafeCell};
+use std::cell::{RefCell, UnsafeCell};
 use std::ffi::{CString, c_long};
 use std::ptr;
 use std::rc::Rc;
@@ -23,6 +23,17 @@ use crate::ngx::quiet;
 
 /// How many certificates there may be between a server's and a trusted one.
 const DEPTH: isize = 9;
+
+thread_local! {
+    /// See [`Context::shared`].
+    static SHARED: RefCell<[Option<Rc<Context>>; 2]> = const { RefCell::new([None, None]) };
+}
+
+/// A configuration is about to be read: what the system trusts may be something else now. Who has a
+/// context keeps it.
+pub fn begin_configuration() {
+    SHARED.take();
+}
 
 /// What connections of the checks of an upstream have in common.
 #[derive(Debug)]
@@ -64,21 +75,18 @@ impl Context {
     /// For all checks without files of their own; where certificates are verified what the system
     /// trusts is trusted. Each is made once in a process, as the system's certificates are many.
     pub fn shared(verifies: bool) -> Option<Rc<Self>> {
-        thread_local! {
-            static SHARED: [OnceCell<Rc<Context>>; 2] = const { [OnceCell::new(), OnceCell::new()] };
-        }
-        SHARED.with(|shared| {
-            let shared = &shared[usize::from(verifies)];
-            if shared.get().is_none() {
+        SHARED.with_borrow_mut(|shared| {
+            let shared = &mut shared[usize::from(verifies)];
+            if shared.is_none() {
                 // SAFETY: the log lives as long as the process; the context is new.
                 let context = unsafe { Self::new(quiet::log()) }?;
                 if verifies {
                     // SAFETY: the context is whole.
                     unsafe { SSL_CTX_set_default_verify_paths((*context.as_ptr()).ctx) };
                 }
-                let _ = shared.set(Rc::new(context));
+                *shared = Some(Rc::new(context));
             }
-            shared.get().cloned()
+            shared.clone()
         })
     }
 

@@ -72,12 +72,21 @@ pub fn is_other_master(pid: i32) -> bool {
 
 /// How many workers there are.
 pub fn workers() -> usize {
+    core().map_or(1, |core| core.worker_processes.max(1) as usize)
+}
+
+/// The steps in which nginx's clock moves, in milliseconds: `timer_resolution`; 0 is any.
+pub fn timer_resolution() -> u64 {
+    core().map_or(0, |core| core.timer_resolution as u64)
+}
+
+/// Settings of nginx as a whole, in a worker.
+fn core<'a>() -> Option<&'a ngx_core_conf_t> {
     // SAFETY: a worker has a cycle as long as it lives; the core module's configuration is at its
     // index there.
-    let core = unsafe {
+    unsafe {
         (*(*ngx_cycle).conf_ctx.add(ngx_core_module.index)).cast::<ngx_core_conf_t>().as_ref()
-    };
-    core.map_or(1, |core| core.worker_processes.max(1) as usize)
+    }
 }
 
 /// The user and group that workers run as, if the master gives up its own.

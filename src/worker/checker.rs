@@ -8,7 +8,7 @@ mod group;
 mod lists;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::ptr::NonNull;
 use std::rc::{Rc, Weak};
 
@@ -22,6 +22,7 @@ use crate::conf::check::CONCURRENCY;
 use crate::conf::settings::Main;
 use crate::health::probe::{self, Ending, Local, Owner, Probe, Server, turns};
 use crate::health::schedule::{self, Schedule};
+use crate::health::waiting::Waiting;
 use crate::model::check::Check;
 use crate::ngx::cycle;
 use crate::ngx::timer::{Tick, Timer};
@@ -66,7 +67,7 @@ pub struct Checker {
     groups: RefCell<HashMap<u64, Group, foldhash::fast::RandomState>>,
     schedule: RefCell<Schedule<Server>>,
     /// Servers that are due, but there is no room for their checks.
-    waiting: RefCell<VecDeque<(Server, Local)>>,
+    waiting: RefCell<Waiting<(Server, Local)>>,
     /// When the lists were last looked at.
     looked: Cell<u64>,
     /// Servers whose last check could not be made, and why. It was said of the first of each kind.
@@ -85,6 +86,7 @@ impl Checker {
     /// Called in a worker with the settings of its cycle, which outlive the result.
     pub unsafe fn start(main: &Main) -> Rc<Self> {
         let most = main.check_concurrency.get().unwrap_or(CONCURRENCY);
+        turns::set_resolution(cycle::timer_resolution());
         let checker = Rc::new_cyclic(|this: &Weak<Self>| Self {
             this: Weak::clone(this),
             main: NonNull::from(main),
@@ -136,7 +138,7 @@ impl Checker {
     fn consider(&self, server: Server, now: u64) {
         match self.check(server, now) {
             Next::Look(when) => self.schedule.borrow_mut().again(server, when.max(now + 1)),
-            Next::Wait(local) => self.waiting.borrow_mut().push_back((server, local)),
+            Next::Wait(local) => self.waiting.borrow_mut().push(server.upstream, (server, local)),
             Next::Never => {}
         }
     }
@@ -162,6 +164,8 @@ impl Checker {
         let patience =
             if self.is_preferred(server.slot) { 0 } else { schedule::grace(check.interval) };
         if now < due + patience {
+            // Somebody else asks it, if this worker could not.
+            self.unasked.borrow_mut().remove(&server);
             return Next::Look(due + patience);
         }
         let keeps_one = target.probe.as_ref().is_some_and(|probe| probe.keeps_connection());
@@ -192,13 +196,13 @@ impl Checker {
     /// Lets those go on that wait, as far as there is room.
     fn let_go_on(&self, now: u64) {
         loop {
-            let first = self.waiting.borrow().front().copied();
+            let first = self.waiting.borrow().first().copied();
             let Some((server, local)) = first else { break };
             self.say_if_late(server, local, now);
             if self.no_room(false).is_some() {
                 break;
             }
-            self.waiting.borrow_mut().pop_front();
+            self.waiting.borrow_mut().pop();
             self.consider(server, now);
         }
     }
@@ -206,7 +210,8 @@ impl Checker {
     /// Whoever has waited for longer than an interval is told of.
     fn say_if_late(&self, server: Server, local: Local, now: u64) {
         let groups = self.groups.borrow();
-        if let Some(group) = groups.get(&server.upstream) {
+        let group = groups.get(&server.upstream);
+        if let Some(group) = group.filter(|group| group.targets.contains_key(&server)) {
             let due = group.live.upstream().slot(server.slot).health.due();
             if now > due + 2 * u64::from(group.asked.check.interval) {
                 self.say(group, server, local);
