@@ -530,6 +530,18 @@ subtest 'certificates of the system are not loaded for each list' => sub {
     cmp_ok($used{https}, '<', $used{http} + 1, 'https costs little more than http');
 };
 
+# Then nginx's clock stands still from step to step, which is no standstill of the worker.
+subtest 'with timer_resolution a server that hangs is found' => sub {
+    my ($hangs) = hang(1);
+    my $nginx = checking(<<"EOF", main => 'timer_resolution 200ms;');
+    upstream app { check interval=300 rise=1 fall=1 timeout=400 type=http default_down=false; server $hangs; }
+EOF
+    wait_checked($t, 'app', { $hangs => 'down' }, 15, 'it is down', port => $nginx->{port});
+    like($nginx->log, qr/server \Q$hangs\E is down: timeout in read/, 'for want of an answer');
+    unlike($nginx->log, qr/cannot be checked/, 'and no worker was held up');
+    $nginx->stop;
+};
+
 subtest 'without a master process' => sub {
     my ($good) = good(1);
     my $nginx = checking(<<"EOF", main => 'master_process off;', workers => 1, start => 1);

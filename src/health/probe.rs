@@ -431,7 +431,7 @@ impl Running {
 
     /// Whether the event loop was held up for longer than a check may take: then nothing is known.
     fn is_late(&self) -> bool {
-        turns::longest_since(self.began as u64) > u64::from(self.asked.check.timeout)
+        turns::longest_after(self.began as u64) > u64::from(self.asked.check.timeout)
     }
 
     /// How much of its time a check has left, in milliseconds. While the event loop is held up no time

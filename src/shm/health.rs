@@ -104,6 +104,8 @@ impl Health {
     /// checks do not count, but its verdict holds until `rise` or `fall` are reached. A server that is
     /// down from the start is news when `fall` is reached, one that is up is not.
     pub fn count(&self, generation: u32, check: &Check, outcome: &Outcome) -> Option<bool> {
+        // Of a server that has left nothing is noted.
+        self.verdict.get(generation)?;
         let (good, bad) = match outcome.failed {
             None => (&self.rise, &self.fall),
             Some(_) => (&self.fall, &self.rise),

@@ -169,7 +169,8 @@ impl Names {
     pub fn refresh(&self) {
         let version = self.zone.header().names.load(Acquire);
         if self.version.replace(Some(version)) != Some(version) {
-            self.read();
+            // nginx's array leads to those that are gone until it has the new one.
+            let _gone = self.read();
             self.hand_to_nginx();
         }
     }
@@ -221,7 +222,9 @@ impl Names {
         names.map(|(name, _)| name.to_string()).collect()
     }
 
-    fn read(&self) {
+    /// Gives those that are not there any more.
+    fn read(&self) -> Vec<Rc<Posted>> {
+        let mut gone = Vec::new();
         let mut posted = self.posted.borrow_mut();
         let known: HashSet<_, foldhash::fast::RandomState> =
             posted.values().map(|posted| *posted.live.upstream()).collect();
@@ -229,7 +232,13 @@ impl Names {
         if found.len() < known.len() || found.iter().any(|(_, new)| new.is_some()) {
             let still: HashSet<_, foldhash::fast::RandomState> =
                 found.iter().map(|&(upstream, _)| upstream).collect();
-            posted.retain(|_, posted| still.contains(posted.live.upstream()));
+            posted.retain(|_, posted| {
+                let stays = still.contains(posted.live.upstream());
+                if !stays {
+                    gone.push(Rc::clone(posted));
+                }
+                stays
+            });
         }
         for (upstream, name) in found {
             if let Some(name) = name.and_then(|name| Name::parse(&name).ok()) {
@@ -237,6 +246,7 @@ impl Names {
                 posted.insert(name, new);
             }
         }
+        gone
     }
 
     fn posted(&self, name: Name, upstream: Upstream) -> Rc<Posted> {

@@ -67,7 +67,7 @@ pub struct Checker {
     groups: RefCell<HashMap<u64, Group, foldhash::fast::RandomState>>,
     schedule: RefCell<Schedule<Server>>,
     /// Servers that are due, but there is no room for their checks.
-    waiting: RefCell<Waiting<(Server, Local)>>,
+    waiting: RefCell<Waiting<Server, Local>>,
     /// When the lists were last looked at.
     looked: Cell<u64>,
     /// Servers whose last check could not be made, and why. It was said of the first of each kind.
@@ -86,7 +86,7 @@ impl Checker {
     /// Called in a worker with the settings of its cycle, which outlive the result.
     pub unsafe fn start(main: &Main) -> Rc<Self> {
         let most = main.check_concurrency.get().unwrap_or(CONCURRENCY);
-        turns::set_resolution(cycle::timer_resolution());
+        turns::start(cycle::timer_resolution());
         let checker = Rc::new_cyclic(|this: &Weak<Self>| Self {
             this: Weak::clone(this),
             main: NonNull::from(main),
@@ -115,8 +115,9 @@ impl Checker {
     /// Waits no longer than until then.
     fn wait_until(&self, when: u64) {
         let now = now_msec();
+        let when = when.max(now + STEP);
         if when < self.wakes.get() && !self.is_over.get() {
-            self.wait(when.saturating_sub(now).max(STEP));
+            self.wait(when - now);
         }
     }
 
@@ -138,7 +139,7 @@ impl Checker {
     fn consider(&self, server: Server, now: u64) {
         match self.check(server, now) {
             Next::Look(when) => self.schedule.borrow_mut().again(server, when.max(now + 1)),
-            Next::Wait(local) => self.waiting.borrow_mut().push(server.upstream, (server, local)),
+            Next::Wait(local) => self.waiting.borrow_mut().push(server.upstream, server, local),
             Next::Never => {}
         }
     }
@@ -196,7 +197,7 @@ impl Checker {
     /// Lets those go on that wait, as far as there is room.
     fn let_go_on(&self, now: u64) {
         loop {
-            let first = self.waiting.borrow().first().copied();
+            let first = self.waiting.borrow().first();
             let Some((server, local)) = first else { break };
             self.say_if_late(server, local, now);
             if self.no_room(false).is_some() {

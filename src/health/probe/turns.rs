@@ -23,16 +23,20 @@ thread_local! {
     static STALLS: RefCell<VecDeque<(u64, u64)>> = const { RefCell::new(VecDeque::new()) };
 }
 
-/// nginx's clock moves by so many milliseconds, as `timer_resolution` says; 0 is any number.
-pub fn set_resolution(milliseconds: u64) {
-    RESOLUTION.set(milliseconds);
+/// The first turn begins. nginx's clock moves by so many milliseconds, as `timer_resolution` says; 0 is
+/// any number.
+pub fn start(resolution: u64) {
+    RESOLUTION.set(resolution);
+    LAST.set(now());
 }
 
 /// A turn of the event loop begins.
 pub fn begin() {
     let now = now();
     let gap = now.saturating_sub(LAST.replace(now));
-    let usual = BEAT.max(RESOLUTION.get());
+    // Timers go off when the clock moves.
+    let step = RESOLUTION.get().max(1);
+    let usual = BEAT.div_ceil(step) * step;
     if gap > usual + SLACK {
         HELD_UP.set(HELD_UP.get() + gap - usual);
         STALLS.with_borrow_mut(|stalls| note(stalls, now, gap));
@@ -55,10 +59,10 @@ pub fn held_up() -> u64 {
     HELD_UP.get()
 }
 
-/// The longest that it was held up at once, in milliseconds, since that time of nginx's clock.
-pub fn longest_since(time: u64) -> u64 {
+/// The longest that it was held up at once, in milliseconds, after that time of nginx's clock.
+pub fn longest_after(time: u64) -> u64 {
     STALLS.with_borrow(|stalls| {
-        stalls.iter().find(|&&(ended, _)| ended >= time).map_or(0, |&(_, gap)| gap)
+        stalls.iter().find(|&&(ended, _)| ended > time).map_or(0, |&(_, gap)| gap)
     })
 }
 

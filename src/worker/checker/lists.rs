@@ -133,6 +133,7 @@ impl Checker {
 
     fn forget(&self, server: Server) {
         self.schedule.borrow_mut().remove(server);
+        self.waiting.borrow_mut().remove(server.upstream, server);
         self.unasked.borrow_mut().remove(&server);
     }
 }
