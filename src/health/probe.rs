@@ -88,7 +88,7 @@ impl Probe {
     }
 
     /// Whether a check is under way.
-    pub fn is_running(&self) -> bool {
+    fn is_running(&self) -> bool {
         self.running.borrow().is_some()
     }
 

@@ -59,12 +59,6 @@ impl<K: Copy + Eq + Hash> Schedule<K> {
         self.tidy();
     }
 
-    /// Forgets all servers but those that `keep` says.
-    pub fn keep_only(&mut self, mut keep: impl FnMut(K) -> bool) {
-        self.known.retain(|&key, _| keep(key));
-        self.tidy();
-    }
-
     /// When the first server is to be looked at; none if there is none to wait for.
     pub fn next(&self) -> Option<u64> {
         self.turns.peek().map(|turn| turn.when)
@@ -77,21 +71,6 @@ impl<K: Copy + Eq + Hash> Schedule<K> {
         self.known.insert(key, None);
         self.tidy();
         Some(key)
-    }
-
-    /// Whether a server is known, with a turn or taken out.
-    pub fn knows(&self, key: K) -> bool {
-        self.known.contains_key(&key)
-    }
-
-    /// How many servers are known.
-    pub fn len(&self) -> usize {
-        self.known.len()
-    }
-
-    /// Whether no server is known.
-    pub fn is_empty(&self) -> bool {
-        self.known.is_empty()
     }
 
     fn put(&mut self, key: K, when: u64) {

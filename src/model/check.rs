@@ -82,14 +82,8 @@ impl Check {
     pub const FASTCGI_PARAMS: [(&str, &str); 3] =
         [("REQUEST_METHOD", "GET"), ("REQUEST_URI", "/"), ("SCRIPT_FILENAME", "index.php")];
 
-    /// Whether two say the same of what a good server is, however often they ask: then a verdict
-    /// by the one holds for the other.
-    pub fn asks_the_same(&self, other: &Self) -> bool {
-        self.identity() == other.identity()
-    }
-
-    /// What tells apart checks that ask for different things; never 0. It is the same in each
-    /// process of one build.
+    /// What tells apart checks that ask for different things, however often; never 0. It is the same in
+    /// each process of one build.
     pub fn identity(&self) -> u64 {
         let asked = Self {
             interval: 0,
@@ -215,14 +209,14 @@ mod tests {
     fn a_verdict_holds_as_long_as_the_same_is_asked() {
         let check = Check::default();
         let often = Check { interval: 1, rise: 1, fail_open: 1, ..check.clone() };
-        assert!(check.asks_the_same(&often));
+        assert_eq!(check.identity(), often.identity());
         assert_ne!(check.identity(), 0);
         for other in [
             Check { kind: Kind::Http, ..check.clone() },
             Check { port: Some(1), ..check.clone() },
             Check { send: Some("x".into()), ..check.clone() },
         ] {
-            assert!(!check.asks_the_same(&other));
+            assert_ne!(check.identity(), other.identity());
         }
     }
 }

@@ -68,7 +68,7 @@ impl Instance {
             self.due.insert(key, before.get(&key).copied().unwrap_or(first));
         }
         for worker in &mut self.workers {
-            worker.schedule.keep_only(|key| self.due.contains_key(&key));
+            keep_only(&mut worker.schedule, |key| self.due.contains_key(&key));
             self.due.keys().for_each(|&key| worker.schedule.add(key, self.now));
         }
     }
