@@ -10,11 +10,11 @@
 //! - [`source`]: Consul's answers, and the threads that wait for them;
 //! - [`shm`]: the lists in force, in shared memory;
 //! - [`balance`]: which server is next;
+//! - [`health`]: how a server is checked;
 //! - `upstream`: nginx's peer hooks over a worker's snapshot of a list;
-//! - [`health`]: how servers are checked, and who does it;
 //! - [`api`]: what is shown, and changed by request;
 //! - [`conf`]: directives to settings;
-//! - `worker` and `module`: what nginx calls when.
+//! - `worker`: what a worker does beside requests, as to check servers; `module`: what nginx calls when.
 //!
 //! The room `ngx` holds small wrappers over nginx. Rooms that need nginx are left out without the feature
 //! `nginx`, so that the pure code is tested without an nginx tree.

@@ -2,6 +2,7 @@
 
 pub mod checker;
 
+use std::cell::RefCell;
 use std::io;
 use std::process;
 use std::ptr::NonNull;
@@ -27,6 +28,11 @@ use crate::shm::zone::Zone;
 use crate::source::{Event, Level, Mailbox, Outcome, Progress, Settings, Watcher};
 use crate::upstream::{Balancing, Names};
 use checker::Checker;
+
+thread_local! {
+    /// What checks servers in this worker.
+    static CHECKER: RefCell<Option<Rc<Checker>>> = const { RefCell::new(None) };
+}
 
 /// Logs to the error log of the cycle in force.
 fn log(level: u32, message: std::fmt::Arguments<'_>) {
@@ -66,7 +72,7 @@ pub unsafe fn start(main: &Main, nginx_cycle: *mut ngx_cycle_t) {
     let may_check = main.names.get().is_some() || main.upstreams().any(|(_, s)| s.has_check());
     if may_check {
         // SAFETY: the caller's word; `end` takes it away before the settings go.
-        main.checker.replace(Some(unsafe { Checker::start(main) }));
+        CHECKER.replace(Some(unsafe { Checker::start(main) }));
     }
 }
 
@@ -91,7 +97,7 @@ fn check_variables(main: &Main, names: &Names) {
 
 /// Ends what [`start`] has started, but for what ended with the event loop.
 pub fn end(main: &Main) {
-    drop(main.checker.take());
+    drop(CHECKER.take());
     if let Some(book) = main.book.take() {
         book.close();
     }

@@ -98,16 +98,16 @@ impl<'a> Upstream<'a> {
     }
 }
 
-/// A time in seconds, to the millisecond.
+/// A time in seconds, to the millisecond, which is how it can be posted.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Seconds {
+pub(super) enum Seconds {
     Whole(u32),
     Part(f64),
 }
 
 impl Seconds {
-    fn of(milliseconds: u32) -> Self {
+    pub(super) fn of(milliseconds: u32) -> Self {
         match milliseconds % 1000 {
             0 => Self::Whole(milliseconds / 1000),
             _ => Self::Part(f64::from(milliseconds) / 1000.0),

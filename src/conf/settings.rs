@@ -24,7 +24,6 @@ use crate::module::ngx_http_upsync_module;
 use crate::shm::ledger::Book;
 use crate::shm::zone::Zone;
 use crate::upstream::{Balancing, Checks, Live, Names};
-use crate::worker::checker::Checker;
 
 /// The largest answer of a source, in bytes, where no `upsync_max_body` says otherwise.
 pub const MAX_BODY: u64 = 32 * 1024 * 1024;
@@ -69,8 +68,6 @@ pub struct Main {
     pub names: OnceCell<Names>,
     /// The changes under way in this worker.
     pub desk: OnceCell<Rc<Desk>>,
-    /// What checks servers in this worker.
-    pub checker: RefCell<Option<Rc<Checker>>>,
 }
 
 /// Settings of one `upstream {}`.

@@ -44,6 +44,7 @@ pub struct Choice {
     walk: Cell<Walk>,
     /// Why servers were passed over.
     passed: Cell<Outs>,
+    none_left: Cell<bool>,
     /// What the choice hangs on, of the request's memory.
     key: &'static [u8],
     request: *mut ngx_http_request_t,
@@ -120,25 +121,28 @@ impl Choice {
             current: None,
             walk: Cell::default(),
             passed: Cell::default(),
+            none_left: Cell::default(),
             key,
             request,
         }
     }
 
     /// Why servers were passed over until now. Those that the operator or Consul keeps out are only
-    /// asked when no other is left.
+    /// looked at when no other was left.
     pub fn passed(&self) -> Outs {
-        self.passed.get()
+        let mut passed = self.passed.get();
+        if self.none_left.get() {
+            for record in self.list.block().records() {
+                let (slot, parameters) = (self.slot(record), record.parameters());
+                passed.add(slot.outs(record.generation, &parameters, ngx_time()));
+            }
+        }
+        passed
     }
 
-    /// No server was left: notes why each is out.
-    pub fn note_all(&self) {
-        let mut passed = self.passed.get();
-        for record in self.list.block().records() {
-            let (slot, parameters) = (self.slot(record), record.parameters());
-            passed.add(slot.outs(record.generation, &parameters, ngx_time()));
-        }
-        self.passed.set(passed);
+    /// No server was left.
+    pub fn note_none_left(&self) {
+        self.none_left.set(true);
     }
 
     /// The list in use.

@@ -127,7 +127,7 @@ unsafe extern "C" fn get(connection: *mut ngx_peer_connection_t, data: *mut c_vo
             connection.tries = choice.tries_left();
             return choice.address(connection);
         }
-        choice.note_all();
+        choice.note_none_left();
         connection.name = hooked.upstream_name;
         NGX_BUSY as ngx_int_t
     };

@@ -66,10 +66,10 @@
 #[cfg(test)]
 mod tests;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use super::{Checked, Checking, Follow, Last, Server, Status, Upstream};
-use crate::api::json;
+use crate::api::json::{self, Seconds};
 use crate::api::view::{Moment, Source};
 use crate::model::Out;
 
@@ -151,8 +151,7 @@ struct ServerShown<'a> {
     max_fails: u32,
     fail_timeout: u32,
     max_conns: u32,
-    #[serde(serialize_with = "seconds")]
-    slow_start: u32,
+    slow_start: Seconds,
     backup: bool,
     down: bool,
     critical: bool,
@@ -268,7 +267,7 @@ impl<'a> ServerShown<'a> {
             max_fails: parameters.max_fails,
             fail_timeout: parameters.fail_timeout,
             max_conns: parameters.max_conns,
-            slow_start: parameters.slow_start,
+            slow_start: Seconds::of(parameters.slow_start),
             backup: parameters.backup,
             down: parameters.is_down(),
             critical: parameters.critical,
@@ -316,13 +315,5 @@ fn state(server: &Server) -> &'static str {
         [] => "up",
         [Out::Drain] => "draining",
         _ => "down",
-    }
-}
-
-/// Milliseconds as seconds, which is how they can be posted.
-fn seconds<S: Serializer>(milliseconds: &u32, serializer: S) -> Result<S::Ok, S::Error> {
-    match milliseconds % 1000 {
-        0 => serializer.serialize_u32(milliseconds / 1000),
-        _ => serializer.serialize_f64(f64::from(*milliseconds) / 1000.0),
     }
 }
