@@ -100,9 +100,10 @@ impl Upstream {
         self.entry().versions.get(worker)?.load(Relaxed).checked_sub(1)
     }
 
-    /// Whether the list in force came with checks of its own.
+    /// Whether the list in force came with checks of its own. Takes no lock: workers ask for each list
+    /// that changes.
     pub fn has_own_check(&self) -> bool {
-        self.block().is_some_and(|(_, block)| block.has_check())
+        self.entry().has_check.load(Acquire) != 0
     }
 
     /// Whether so many servers would be out that the verdicts of checks are ignored.

@@ -106,6 +106,8 @@ pub struct Entry {
     pub mark: AtomicU32,
     /// How following its source goes.
     pub source: SourceFacts,
+    /// Not 0 if the list in force came with checks of its own.
+    pub has_check: AtomicU32,
     /// Not 0 while so many servers would be out that the verdicts of checks are ignored.
     pub open: AtomicU32,
     /// The version by which each worker last sent a request, plus 1; 0 is none.

@@ -225,6 +225,7 @@ impl Exchange {
         // SAFETY: the block was allocated with this size, and is not yet published.
         unsafe { locked.write(offset, self.block.words()) };
         upstream.entry().since.store(now(), Relaxed);
+        upstream.entry().has_check.store(self.block.has_check().into(), Relaxed);
         upstream.entry().published.store(successor(last, offset), Release);
         upstream.set_origin(origin);
         for leaving in self.leaving {
